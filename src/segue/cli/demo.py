@@ -1,0 +1,1 @@
+"""Migrate a real database under live traffic, and prove that nothing was lost."""

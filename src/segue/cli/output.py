@@ -1,0 +1,193 @@
+"""Print: data on stdout, words for people on stderr, JSON as one object, plain text where nobody looks.
+
+Rich is imported only to draw a table on a terminal: a pipe, `NO_COLOR` and `--json` never pay for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+#: What a shell reports for a process that a closed pipe ended; 1 would mean that something was found.
+BROKEN_PIPE = 141
+
+
+class Form(str, Enum):
+    """How data is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass
+class _Wanted:
+    """What this process was asked for; set once, by `configure`."""
+
+    json: bool = False
+
+
+_wanted = _Wanted()
+
+#: The option that every command with data takes: `def show(format_: Format = Form.TEXT, json_: Json = False)`.
+Format = Annotated[Form, typer.Option("--format", help="How to print data.", show_default=True)]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def configure(arguments: list[str]) -> list[str]:
+    """Take from the arguments what holds for the whole process, so that even a usage error is printed as asked."""
+    until = arguments.index("--") if "--" in arguments else len(arguments)
+    mine, rest = arguments[:until], arguments[until:]
+    pairs = zip(mine, mine[1:], strict=False)
+    _wanted.json = (
+        "--json" in mine or "--format=json" in mine or any(pair == ("--format", "json") for pair in pairs)
+    )
+    if "--no-color" in mine:
+        os.environ["NO_COLOR"] = "1"
+        mine = [word for word in mine if word != "--no-color"]
+    return mine + rest
+
+
+def as_json() -> bool:
+    """Return whether the user asked for JSON."""
+    return _wanted.json
+
+
+def colorful(stream: IO[str]) -> bool:
+    """Return whether colours may be used on a stream: a terminal, and nobody said no."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def interactive() -> bool:
+    """Return whether a person can answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def data(text: str = "") -> None:
+    """Print a line of data on stdout."""
+    print(text)
+
+
+def say(words: str = "") -> None:
+    """Print words for a person on stderr. A reader that went away is no reason to stop the work that is reported."""
+    try:
+        print(words, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def warn(words: str) -> None:
+    """Print a warning on stderr."""
+    say(f"{paint('warning:', 'yellow', sys.stderr)} {words}")
+
+
+def document(content: Mapping[str, Any]) -> None:
+    """Print the one JSON object of a command on stdout; it begins with the format's version."""
+    data(json.dumps({"segue": 1, **content}, indent=2, default=_plain, ensure_ascii=False))
+
+
+def line(content: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line, for commands that stream."""
+    print(json.dumps({"segue": 1, **content}, default=_plain, ensure_ascii=False), flush=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows under headings: aligned text, with emphasis on a terminal. Nothing at all when there are no rows."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        return
+    widths = [max(_width(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
+    data(paint("  ".join(_pad(name.upper(), width) for name, width in zip(columns, widths, strict=True)).rstrip(), "bold"))
+    for row in cells:
+        data("  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Print one thing's fields, a line each, the names aligned; what is None is left out."""
+    known = [(name, value) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        data(f"{paint(name.ljust(width), 'bold')}  {_cell(value)}")
+
+
+def ask(question: str, *, yes: bool, refuse: str) -> None:
+    """Ask a person to confirm; with `--yes` do not ask. Raises UsageError(refuse) when nobody can answer."""
+    from segue.errors import Interrupted, UsageError
+
+    if yes:
+        return
+    if not interactive():
+        raise UsageError(refuse, hint="add --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Interrupted("stopped: not confirmed")
+
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+def paint(text: str, style: str, stream: IO[str] | None = None) -> str:
+    """Return text in a style where the stream (stdout by default) shows it, plain elsewhere."""
+    if not colorful(stream or sys.stdout):
+        return text
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
+
+
+def flush() -> bool:
+    """Flush both streams; False when whoever read stdout is gone."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _silence(stream)
+            gone = gone or stream is sys.stdout
+    return not gone
+
+
+def _silence(stream: IO[str]) -> None:
+    """Point a broken stream at nothing, or Python would complain about it while it shuts down."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%SZ")
+    return str(value)
+
+
+def _width(text: str) -> int:
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
