@@ -1,0 +1,101 @@
+"""Database URLs as text: the `postgresql://` form and libpq's `key=value` form, and what of them may be shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+#: libpq's environment variables and the words they stand for.
+LIBPQ = {
+    "PGSERVICE": "service",
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGPASSFILE": "passfile",
+    "PGSSLMODE": "sslmode",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+}
+
+_PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))")
+_SECRET = frozenset({"password", "sslpassword", "oauth_client_secret"})
+
+
+def is_url(text: str) -> bool:
+    """Return whether this has the form of a database URL (`postgresql://…`) or of `key=value` words."""
+    return text.startswith(("postgresql://", "postgres://")) or bool(pairs(text))
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Return the words of the `key=value` form; empty when it has another form."""
+    found, at = {}, 0
+    text = text.strip()
+    while at < len(text):
+        pair = _PAIR.match(text, at)
+        if pair is None:
+            return {}
+        found[pair[1]] = re.sub(r"\\(.)", r"\1", pair[2] if pair[2] is not None else pair[3])
+        at = pair.end()
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> str | None:
+    """Return libpq's `PG*` variables as one text in the `key=value` form; None when none of them names a database."""
+    given = {word: environ[name] for name, word in LIBPQ.items() if environ.get(name)}
+    if not given.keys() & {"service", "host", "hostaddr", "dbname"}:
+        return None
+    return " ".join(f"{word}={_quoted(value)}" for word, value in given.items())
+
+
+def has_password(text: str) -> bool:
+    """Return whether a URL holds a password, in any of the places where one can be written."""
+    if "://" not in text:
+        return bool(_SECRET & pairs(text).keys())
+    parts = urlsplit(text)
+    return ":" in parts.netloc.rpartition("@")[0] or any(word in _SECRET for word, _ in parse_qsl(parts.query))
+
+
+def public(text: str) -> str:
+    """Return a URL without user, password and the like: fit for output and logs."""
+    if "://" not in text:
+        found = pairs(text)
+        if "service" in found:
+            return f"service={found['service']}"
+        host, port = found.get("host") or found.get("hostaddr") or "", found.get("port", "")
+        query = ""
+        if host.startswith("/"):
+            host, query = "", "?" + urlencode({"host": host, **({"port": port} if port else {})}, safe="/")
+            port = ""
+        return f"postgresql://{host}{':' if port else ''}{port}/{quote(found.get('dbname', ''))}{query}"
+    parts = urlsplit(text)
+    kept = [(word, value) for word, value in parse_qsl(parts.query) if word in ("host", "port", "dbname", "service")]
+    query = f"?{urlencode(kept, safe='/')}" if kept else ""
+    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
+
+
+def place(text: str) -> str:
+    """Return where a URL leads, as people write it: `host:5432/shop`, `/run/postgresql/shop`, `service=shop`."""
+    shown = public(text)
+    if "://" not in shown:
+        return shown
+    parts = urlsplit(shown)
+    query = dict(parse_qsl(parts.query))
+    if "service" in query:
+        return f"service={query['service']}"
+    host = parts.netloc or ":".join(filter(None, (query.get("host", "localhost"), query.get("port", ""))))
+    database = unquote(parts.path.lstrip("/")) or query.get("dbname", "")
+    return f"{unquote(host)}/{database}" if database else unquote(host)
+
+
+def _quoted(value: str) -> str:
+    if re.fullmatch(r"[^\s'\\]+", value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
