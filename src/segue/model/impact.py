@@ -47,17 +47,21 @@ class Duration(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TableLock:
-    """A lock on one table, named as the statement names it (`orders` or `public.orders`)."""
+    """A lock on one table, named as the statement names it (`orders` or `public.orders`).
+
+    The name is written as SQL writes it, in double quotes where it needs them, so that `to_regclass` finds it.
+    """
 
     table: str
     lock: Lock
+    known: bool = True  # False: the text does not name the table; `table` describes it for people ("table of index i")
 
 
 @dataclass(frozen=True, slots=True)
 class IndexBuild:
-    """The index that a concurrent statement builds, rebuilds or drops, so that its outcome can be looked up."""
+    """The index that a statement builds, rebuilds or drops, so that its outcome can be looked up."""
 
-    name: str
+    name: str  # as `to_regclass` takes it: with the table's schema where the statement names one
     table: str | None
     action: str  # "create", "drop" or "reindex"
 

@@ -1,0 +1,1 @@
+"""PostgreSQL as a target: parsing, impact, sessions, inspection."""

@@ -1,0 +1,200 @@
+"""Gets table locks in small slices, so that the application never queues behind a migration that waits."""
+
+from __future__ import annotations
+
+import random
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from segue import clock
+from segue.errors import LockNotGranted
+from segue.model.impact import Duration, Lock, Statement
+from segue.model.quantities import duration
+from segue.ports import Blocker, Patience, Waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FIRST_SLICE = 0.1
+# A slice must end before the server's deadlock check would run in a session of the application that waits for us.
+SLICE_OF_DEADLOCK_TIMEOUT = 0.7
+LONGEST_PAUSE = 5.0
+# Once its locks are held, a statement that only changes the catalog is over in milliseconds; one that is not must
+# not hold the application up.
+INSTANT_SECONDS = 5.0
+
+# Which locks conflict, from PostgreSQL's documentation ("Conflicting Lock Modes"), as the modes pg_locks shows.
+_CONFLICTS: dict[Lock, frozenset[str]] = {
+    Lock.ACCESS_SHARE: frozenset({"AccessExclusiveLock"}),
+    Lock.ROW_SHARE: frozenset({"ExclusiveLock", "AccessExclusiveLock"}),
+}
+_MODES = [
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+]
+_CONFLICTS |= {
+    Lock.ROW_EXCLUSIVE: frozenset(_MODES[4:]),
+    Lock.SHARE_UPDATE_EXCLUSIVE: frozenset(_MODES[3:]),
+    Lock.SHARE: frozenset({"RowExclusiveLock", "ShareUpdateExclusiveLock", *_MODES[5:]}),
+    Lock.SHARE_ROW_EXCLUSIVE: frozenset(_MODES[2:]),
+    Lock.EXCLUSIVE: frozenset(_MODES[1:]),
+    Lock.ACCESS_EXCLUSIVE: frozenset(_MODES),
+}
+
+_TAKEABLE = """
+select c.oid, c.oid::regclass::text
+from pg_catalog.pg_class as c
+where c.oid = pg_catalog.to_regclass(%s) and c.relkind in ('r', 'p')
+    and pg_catalog.pg_has_role(c.relowner, 'USAGE')
+"""
+
+
+class NotThisTime(Exception):
+    """A slice ended without the lock."""
+
+
+def lock_in_slices(
+    connection: psycopg.Connection[Any],
+    statements: Sequence[Statement],
+    patience: Patience,
+    waits: Waits,
+    attempt: Callable[[float], None],
+    note: Callable[[str], None],
+) -> None:
+    """Call `attempt(slice)` until it goes through; it raises NotThisTime when the slice was too short.
+
+    Raises LockNotGranted, with the sessions in the way, when `patience.locks` is over.
+    """
+    deadlock = _deadlock_timeout(connection)
+    longest = deadlock * SLICE_OF_DEADLOCK_TIMEOUT
+    piece = min(FIRST_SLICE, longest)
+    pause = 0.05
+    began = clock.ticks()
+    tried = 0
+    while True:
+        tried += 1
+        started = clock.ticks()
+        try:
+            attempt(piece)
+        except NotThisTime:
+            waits.seconds += clock.ticks() - started
+        else:
+            return
+        waits.slices += 1
+        waits.blockers = blockers = find_blockers(connection, statements)
+        waited = clock.ticks() - began
+        if waited >= patience.locks:
+            raise LockNotGranted(
+                f"could not get the locks for {_name(statements)} within {duration(patience.locks)} "
+                f"({tried} tries, so that nobody queued behind them)",
+                details=[blocker.line() for blocker in blockers],
+                hint="end the sessions named, or run again when they are done; `lock_timeout` in the step sets how "
+                "long to try",
+            )
+        if tried in (1, 5) or tried % 20 == 0:
+            note(f"waiting for locks ({duration(waited)})" + "".join(f"; {b.line()}" for b in blockers[:2]))
+        if blockers and all(blocker.autovacuum for blocker in blockers):
+            _end_autovacuum(connection, blockers)
+            # Where we may not end it: the server does, but only after deadlock_timeout of one and the same wait.
+            piece = deadlock * 1.3
+        else:
+            piece = min(piece * 1.5, longest)
+        clock.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
+        pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, patience.locks / 10))
+
+
+def take_locks(connection: psycopg.Connection[Any], statements: Sequence[Statement], piece: float) -> float:
+    """Take the statements' table locks inside the running transaction, parents first; return the seconds left.
+
+    `lock_timeout` counts for each lock on its own; the deadline for all of them together is kept here. Tables that
+    do not exist yet, views, and tables that the role does not own are left to the statement itself.
+    """
+    deadline = clock.ticks() + piece
+    for table, lock in wanted(statements):
+        row = connection.execute(_TAKEABLE.encode(), [table]).fetchone()
+        if row is None:
+            continue
+        set_local(connection, "lock_timeout", max(0.001, deadline - clock.ticks()))
+        command = sql.SQL("lock table {} in {} mode").format(
+            sql.SQL(row[1]),  # regclass text: quoted and qualified by the server
+            sql.SQL(lock.value),  # type: ignore[arg-type]
+        )
+        try:
+            connection.execute(command)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise NotThisTime from error
+    return max(0.001, deadline - clock.ticks())
+
+
+def wanted(statements: Sequence[Statement]) -> list[tuple[str, Lock]]:
+    """Return the strongest lock per table over all statements, in the order in which they must be taken."""
+    strongest: dict[str, Lock] = {}
+    for statement in statements:
+        if statement.duration is Duration.DATA:
+            continue
+        for held in statement.locks:
+            if held.lock.rank < Lock.SHARE_UPDATE_EXCLUSIVE.rank:
+                continue
+            before = strongest.get(held.table, Lock.NONE)
+            strongest[held.table] = max(before, held.lock, key=lambda lock: lock.rank)
+    return list(strongest.items())
+
+
+def find_blockers(connection: psycopg.Connection[Any], statements: Sequence[Statement]) -> list[Blocker]:
+    """Return the sessions that hold locks in the way of the statements right now."""
+    locks = {
+        held.table: held.lock for statement in statements for held in statement.locks if held.lock is not Lock.NONE
+    }
+    if not locks:
+        return []
+    oids: dict[str, Lock] = {}
+    for table, lock in locks.items():
+        row = connection.execute("select pg_catalog.to_regclass(%s)::oid::bigint", [table]).fetchone()
+        if row and row[0] is not None:
+            oids[str(row[0])] = lock
+    strongest = max(locks.values(), key=lambda lock: lock.rank)
+    query = files("segue.databases.postgresql").joinpath("sql/lock_holders.sql").read_bytes()
+    rows = connection.execute(query, {"tables": list(oids), "pid": connection.info.backend_pid}).fetchall()
+    found = [
+        Blocker(pid, who, state, text, seconds, mode, table, autovacuum)
+        for pid, who, state, text, seconds, mode, table, autovacuum in rows
+        if mode in _CONFLICTS.get(strongest, frozenset())
+    ]
+    return list({blocker.pid: blocker for blocker in reversed(found)}.values())[::-1]
+
+
+def set_local(connection: psycopg.Connection[Any], name: str, seconds: float) -> None:
+    """Set a timeout for the running transaction, in seconds; 0 means none."""
+    connection.execute("select pg_catalog.set_config(%s, %s, true)", [name, f"{max(0, round(seconds * 1000))}ms"])
+
+
+def _deadlock_timeout(connection: psycopg.Connection[Any]) -> float:
+    row = connection.execute(
+        "select setting::float8 / 1000 from pg_catalog.pg_settings where name = 'deadlock_timeout'"
+    ).fetchone()
+    return float(row[0]) if row else 1.0
+
+
+def _end_autovacuum(connection: psycopg.Connection[Any], blockers: Sequence[Blocker]) -> None:
+    for blocker in blockers:
+        # An anti-wraparound vacuum protects the whole cluster; it is never ended for our convenience.
+        if "to prevent wraparound" in blocker.query:
+            continue
+        try:
+            connection.execute("select pg_catalog.pg_cancel_backend(%s)", [blocker.pid])
+        except psycopg.errors.InsufficientPrivilege:
+            return
+
+
+def _name(statements: Sequence[Statement]) -> str:
+    tables = list(dict.fromkeys(held.table for statement in statements for held in statement.locks))
+    return f"{statements[0].verb} on {', '.join(tables)}" if tables else statements[0].verb

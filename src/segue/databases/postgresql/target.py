@@ -1,0 +1,296 @@
+"""A PostgreSQL database under the lease of one execution: every effect on it goes through here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+
+from segue import clock
+from segue.databases.postgresql import concurrent, history, schema_state
+from segue.databases.postgresql.connection import open_session
+from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.lease import Lease, check_fence
+from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
+from segue.databases.postgresql.rows import Backfill
+from segue.engine import journal
+from segue.errors import CannotTell, OutcomeUnknown, SegueError, StepFailed
+from segue.model.impact import Duration, Statement
+from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+T = TypeVar("T")
+
+
+class PostgresTarget:
+    """See `segue.ports.Target`. One session works, one keeps the lease, one looks on."""
+
+    def __init__(self, url: str, *, execution: str, holder: str, schema: str) -> None:
+        self.waits = Waits()
+        self.schema = schema
+        self._url = url
+        self.lease = Lease(url, execution=execution, holder=holder)
+        try:
+            self._work = self._open()
+            self._look = self._open()
+        except BaseException:
+            self.lease.close()
+            raise
+
+    @property
+    def fence(self) -> int:
+        """Return the number of this holding; it only grows."""
+        return self.lease.fence
+
+    @property
+    def taken_over(self) -> list[str]:
+        """Return the sessions of earlier runs that were ended when the lease was taken."""
+        return self.lease.taken_over
+
+    def _open(self, **pins: str) -> psycopg.Connection[tuple[Any, ...]]:
+        return open_session(self._url, application=self.lease.application, schema=self.schema, pins=pins)
+
+    def alive(self) -> None:
+        """Raise when the lease is known to be lost."""
+        self.lease.alive()
+
+    def recover(self, patience: float) -> None:
+        """Reach the target again under the same lease."""
+        self._work.close()
+        self._look.close()
+        self.lease.recover(patience)
+        self._work = self._open()
+        self._look = self._open()
+
+    def close(self) -> None:
+        """Give the lease back."""
+        self._work.close()
+        self._look.close()
+        self.lease.close()
+
+    # -- effects
+
+    def apply(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring about one effect once; a repeated call finds it done and returns."""
+        self.alive()
+        try:
+            if all(statement.transactional for statement in statements):
+                self._apply_together(key, statements, patience, note)
+            else:
+                (statement,) = statements
+                self._apply_alone(key, statement, patience, note)
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+
+    def _apply_together(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        text = ";\n".join(statement.sql for statement in statements)
+        deadline = clock.ticks() + patience.work
+
+        def attempt(piece: float) -> None:
+            with self._work.transaction():
+                self._work.execute("set transaction isolation level read committed, read write")
+                check_fence(self._work, self.lease.execution, self.fence)
+                if not history.write(self._work, key, fence=self.fence, state="done", statement=text):
+                    return  # done before: the row came with the effect, in one transaction
+                left = take_locks(self._work, statements, piece)
+                for statement in statements:
+                    self._execute(statement, left, max(0.1, deadline - clock.ticks()))
+                journal.point("effect-before-commit")
+            journal.point("effect-committed")
+
+        lock_in_slices(self._work, statements, patience, self.waits, attempt, note)
+
+    def _execute(self, statement: Statement, locks: float, work: float) -> None:
+        """Run one statement inside the transaction; its time-out follows from how long it should hold its locks."""
+        instant = statement.duration is Duration.INSTANT and bool(statement.locks)
+        set_local(self._work, "lock_timeout", locks)
+        set_local(self._work, "statement_timeout", min(work, INSTANT_SECONDS) if instant else work)
+        try:
+            self._work.execute(statement.sql.encode())
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            raise NotThisTime from error
+        except psycopg.errors.QueryCanceled as error:
+            limit = INSTANT_SECONDS if instant and work > INSTANT_SECONDS else work
+            raise StepFailed(
+                f"{statement.verb} was stopped after {limit:.0f} s and rolled back",
+                hint="it was expected to be over at once; look for triggers or a larger table than thought"
+                if instant
+                else "raise the step's `timeout`, or make the step smaller",
+            ) from error
+        except psycopg.Error as error:
+            if self._work.closed:
+                raise
+            raise explain_statement(error, statement) from error
+
+    def _apply_alone(
+        self, key: EffectKey, statement: Statement, patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Run a statement that must not be in a transaction: begun is recorded before it, done after it."""
+        state = history.state(self._work, key)
+        if state == "done":
+            return
+        if state == "begun":
+            seen = concurrent.outcome(self._work, statement)
+            if seen is Observed.CANNOT_TELL:
+                raise cannot_tell(key, statement)
+            if seen is Observed.DONE:
+                journal.point("effect-seen-done")
+                history.finish(self._work, key)
+                return
+        check_fence(self._work, self.lease.execution, self.fence)
+        concurrent.prepare(self._work, statement, begun=state == "begun", note=note)
+        if state is None:
+            history.write(self._work, key, fence=self.fence, state="begun", statement=statement.sql)
+        journal.point("effect-begun")
+        # No lock_timeout here: CREATE INDEX CONCURRENTLY would die of any old snapshot and leave an INVALID index,
+        # and the lock it waits for does not stop readers or writers.
+        self._set("statement_timeout", patience.work)
+        try:
+            self._work.execute(statement.sql.encode())
+        except psycopg.Error as error:
+            if self._work.closed:
+                raise
+            self._set("statement_timeout", 0)
+            if concurrent.clear_failure(self._work, statement):
+                history.forget(self._work, key)
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                raise StepFailed(
+                    f"{statement.verb} was stopped after {patience.work:.0f} s",
+                    hint="raise the step's `timeout`; building an index waits for every older transaction to end",
+                ) from error
+            raise explain_statement(error, statement) from error
+        self._set("statement_timeout", 0)
+        journal.point("effect-ran")
+        if concurrent.outcome(self._work, statement) is Observed.NOT_DONE:
+            raise StepFailed(
+                f"{statement.verb} ended without an error, but its effect is not there",
+                hint="look at the index on the target; running again rebuilds it",
+            )
+        history.finish(self._work, key)
+        journal.point("effect-committed")
+
+    def _set(self, name: str, seconds: float) -> None:
+        self._work.execute("select pg_catalog.set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"])
+
+    def observe(self, key: EffectKey) -> Observed:
+        """Look whether the effect took place; an effect that was begun alone is looked up by the step."""
+        state = self._looking(lambda: history.state(self._look, key))
+        return {"done": Observed.DONE, "begun": Observed.CANNOT_TELL}.get(state or "", Observed.NOT_DONE)
+
+    def resolve(self, key: EffectKey, observed: Observed) -> None:
+        """Record what a person has seen: done, or not done."""
+        if observed is Observed.DONE:
+            self._looking(lambda: history.finish(self._look, key))
+        else:
+            self._looking(lambda: history.forget(self._look, key))
+
+    def mark(self, key: EffectKey, detail: Mapping[str, Any]) -> None:
+        """Record an effect that consists of others as done."""
+
+        def write() -> None:
+            with self._work.transaction():
+                check_fence(self._work, self.lease.execution, self.fence)
+                history.write(self._work, key, fence=self.fence, state="done", detail=detail)
+                journal.point("mark-before-commit")
+
+        self._working(write)
+        journal.point("mark-committed")
+
+    def parts(self, execution: str, step: str, direction: str) -> dict[int, Observed]:
+        """Return what the history says of a step's parts."""
+        return self._looking(lambda: history.parts(self._look, execution, step, direction))
+
+    # -- looking
+
+    def query(self, sql: str, timeout: float, *, limit: int = 1000) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query read-only; return the names of its columns and at most `limit` rows."""
+
+        def ask() -> tuple[list[str], list[tuple[Any, ...]]]:
+            with self._work.transaction():
+                self._work.execute("set transaction read only")
+                set_local(self._work, "statement_timeout", timeout)
+                cursor = self._work.execute(sql.encode())
+                if cursor.description is None:
+                    raise StepFailed("the query returns no rows", hint="write a SELECT")
+                return [column.name for column in cursor.description], cursor.fetchmany(limit)
+
+        return self._working(ask)
+
+    def sample(self) -> Sample:
+        """Take a look at the target."""
+
+        def look() -> Sample:
+            began = clock.ticks()
+            self._look.execute("select 1")
+            took = clock.ticks() - began
+            row = self._look.execute(
+                "select count(*) filter (where wait_event_type = 'Lock'), count(*) filter (where state = 'active'), "
+                "pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), '0/0')::bigint "
+                "from pg_catalog.pg_stat_activity where datname = current_database()"
+            ).fetchone()
+            assert row is not None
+            return Sample(round_trip_ms=took * 1000, lock_waiters=row[0], active=row[1], wal_bytes=row[2])
+
+        return self._looking(look)
+
+    # -- chunked work
+
+    def backfill(self, key: EffectKey, spec: BackfillSpec, patience: Patience) -> ChunkedWork:
+        """Prepare a backfill of a table."""
+        return self._working(lambda: Backfill(self._work, self._url, self.lease, self.schema, key, spec, patience))
+
+    # -- the schema
+
+    def drift(self, schema: str) -> Drift | None:
+        """Return what somebody else changed since Segue last left the schema."""
+        return self._looking(lambda: schema_state.drift(self._look, schema))
+
+    def remember(self, schema: str, key: EffectKey | None) -> str:
+        """Record the schema as Segue leaves it."""
+        return self._looking(lambda: schema_state.remember(self._look, schema, key, self.lease.execution))
+
+    # -- errors
+
+    def _explain(self, error: psycopg.Error) -> SegueError:
+        if self._work.closed or self._look.closed:
+            return OutcomeUnknown(
+                f"the connection to {place(self._url)} was lost while a statement ran",
+                hint="run again: Segue looks at the target before it goes on",
+            )
+        return explain(error, place(self._url))
+
+    def _looking(self, ask: Callable[[], T]) -> T:
+        self.alive()
+        try:
+            return ask()
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+
+    _working = _looking
+
+
+def explain_statement(error: psycopg.Error, statement: Statement) -> SegueError:
+    """Turn the server's refusal of a statement into an error that quotes both."""
+    detail = [line for line in (error.diag.message_detail, error.diag.message_hint) if line]
+    return StepFailed(
+        f"{statement.verb}: {error.diag.message_primary or error} (SQLSTATE {error.sqlstate})",
+        details=[" ".join(statement.sql.split())[:200], *detail],
+        hint="nothing of this statement took effect; correct the cause and run again",
+    )
+
+
+def cannot_tell(key: EffectKey, statement: Statement) -> CannotTell:
+    """Say that a person must look whether a statement took effect."""
+    return CannotTell(
+        f'whether "{statement.verb}" of step "{key.step}" took effect cannot be seen on the target: '
+        "the connection was lost while it ran",
+        details=[" ".join(statement.sql.split())[:200]],
+        hint="look at the target, then `segue run PLAN --env ENV --resolve done` or `--resolve not-done`",
+    )

@@ -1,0 +1,1 @@
+"""The storefront: an e-commerce monolith with live traffic, to show and test migrations on."""

@@ -1,0 +1,339 @@
+"""What the engine, the steps and the services need of a database: protocols that `segue.databases` implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from segue.model.impact import Statement
+    from segue.model.plans import StepFields
+    from segue.model.probe import Probe
+
+FORWARD = "forward"
+BACKWARD = "backward"
+
+
+class Observed(Enum):
+    """What the target shows of an effect."""
+
+    DONE = "done"
+    NOT_DONE = "not done"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True, slots=True)
+class EffectKey:
+    """Names one effect on a target for good: the `part`-th piece of a step, in one direction, of one execution."""
+
+    execution: str
+    plan: str
+    plan_hash: str
+    step: str
+    direction: str
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session that holds what a statement waits for."""
+
+    pid: int
+    who: str
+    state: str
+    query: str
+    seconds: float
+    lock: str
+    table: str
+    autovacuum: bool = False
+
+    def line(self) -> str:
+        """Return the blocker as one line for people."""
+        what = f"{self.lock} on {self.table}" if self.table else self.lock
+        return f"pid {self.pid} ({self.who}, {self.state} for {self.seconds:.0f} s) holds {what}: {self.query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to try. `locks`: seconds spent trying to get locks, in slices; `work`: seconds the work may take."""
+
+    locks: float
+    work: float
+
+
+@dataclass(slots=True)
+class Waits:
+    """What waiting for locks has cost so far."""
+
+    slices: int = 0
+    seconds: float = 0.0
+    blockers: list[Blocker] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A finished piece of chunked work: keys in (`after`, `until`], None for an open end; values as text."""
+
+    number: int
+    after: tuple[str, ...] | None
+    until: tuple[str, ...] | None
+    keys: int
+    rows: int
+    milliseconds: int
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The next range to work on: keys in (`after`, `until`], of which there were `keys`; `last` ends the table."""
+
+    after: tuple[str, ...] | None
+    until: tuple[str, ...] | None
+    keys: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillSpec:
+    """What a backfill writes: SQL expressions by column, where, in which table. Texts are SQL of the target."""
+
+    table: str
+    assignments: Mapping[str, str]
+    where: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What changed in a schema behind Segue's back: lines such as `index orders_by_day appeared`."""
+
+    since: str
+    changes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A look at the target while work goes on. Times in milliseconds, WAL position in bytes."""
+
+    round_trip_ms: float
+    lock_waiters: int
+    active: int
+    wal_bytes: int
+
+
+class ChunkedWork(Protocol):
+    """Work on a table in key order that can stop after any chunk and go on from there."""
+
+    key: tuple[str, ...]
+
+    def estimate(self) -> int:
+        """Return about how many rows the table has."""
+        ...
+
+    def progress(self) -> list[Chunk]:
+        """Return the chunks that the target says are done, by number."""
+        ...
+
+    def cut(self, after: tuple[str, ...] | None, size: int) -> Cut | None:
+        """Return the next range of about `size` keys after `after`; None when there is nothing left."""
+        ...
+
+    def open(self) -> AbstractContextManager[ChunkWriter]:
+        """Open a writer: one session that one worker uses."""
+        ...
+
+
+class ChunkWriter(Protocol):
+    """One worker's session."""
+
+    def write(self, number: int, cut: Cut, worker: str) -> Chunk:
+        """Do the range and record it in one transaction.
+
+        Raises ChunkTooSlow when the range must be made smaller; OutcomeUnknown when the connection was lost.
+        """
+        ...
+
+    def recorded(self, number: int) -> Chunk | None:
+        """Look whether the chunk of this number is done."""
+        ...
+
+
+class Target(Protocol):
+    """A database under the lease of one execution."""
+
+    fence: int
+    waits: Waits
+
+    def alive(self) -> None:
+        """Raise FenceLost or TargetUnreachable when the lease is gone."""
+        ...
+
+    def recover(self, patience: float) -> None:
+        """After a lost connection: reach the target again, under the same lease, or raise."""
+        ...
+
+    def apply(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring about one effect once: all statements in one transaction, or one that must stand alone."""
+        ...
+
+    def observe(self, key: EffectKey) -> Observed:
+        """Look whether the effect took place."""
+        ...
+
+    def resolve(self, key: EffectKey, observed: Observed) -> None:
+        """Record what a person has seen of an effect that cannot be told."""
+        ...
+
+    def mark(self, key: EffectKey, detail: Mapping[str, Any]) -> None:
+        """Record an effect that consists of others (a finished backfill) as done."""
+        ...
+
+    def parts(self, execution: str, step: str, direction: str) -> dict[int, Observed]:
+        """Return what the target's history says of a step's parts: DONE or CANNOT_TELL (begun, not ended)."""
+        ...
+
+    def query(self, sql: str, timeout: float, *, limit: int = 1000) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query in a read-only transaction; return column names and at most `limit` rows."""
+        ...
+
+    def backfill(self, key: EffectKey, spec: BackfillSpec, patience: Patience) -> ChunkedWork:
+        """Prepare a backfill; raises StepFailed when the table has no usable key."""
+        ...
+
+    def drift(self, schema: str) -> Drift | None:
+        """Compare the schema with what Segue last left there; None when equal or never seen."""
+        ...
+
+    def remember(self, schema: str, key: EffectKey | None) -> str:
+        """Record the schema as it is now, as Segue leaves it; return its fingerprint."""
+        ...
+
+    def sample(self) -> Sample:
+        """Take a look; cheap enough for twice a second."""
+        ...
+
+    def close(self) -> None:
+        """Give the lease back."""
+        ...
+
+
+class Database(Protocol):
+    """A kind of database server."""
+
+    name: str
+
+    def statements(self, sql: str) -> list[Statement]:
+        """Parse SQL and predict what each statement does; raises InvalidInput."""
+        ...
+
+    def probe(self, url: str) -> Probe:
+        """Look at a database: version, size, traffic, privileges."""
+        ...
+
+    def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
+        """Take the lease on a target; raises Busy with the holder's name."""
+        ...
+
+
+class StepRun(Protocol):
+    """What a step gets to work with."""
+
+    params: Any
+    target: Target
+    database: Database
+    direction: str
+    patience: Patience
+
+    def key(self, part: int, direction: str | None = None) -> EffectKey:
+        """Name a part of this step."""
+        ...
+
+    def do(self, part: int, statements: Sequence[Statement]) -> None:
+        """Bring about one effect of the step, once, however often it is called."""
+        ...
+
+    def boundary(self) -> None:
+        """Stop here when a pause, a cancel or the user's Ctrl-C asks for it: nothing is half-done."""
+        ...
+
+    def note(self, message: str, **detail: Any) -> None:
+        """Say something to whoever watches, and to the execution's log."""
+        ...
+
+    def recording(self, work: ChunkedWork, table: str, settings: Mapping[str, Any]) -> JobRecord:
+        """Open the store's record of chunked work."""
+        ...
+
+
+class JobRecord(Protocol):
+    """The store's record of chunked work: a data migration job and its batches."""
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Record a finished chunk; written to the store at most once a second."""
+        ...
+
+    def finish(self, status: str) -> None:
+        """Write everything and close the record with this status."""
+        ...
+
+
+class StepKind(Protocol):
+    """A kind of step: how its fields look, and the same questions for every kind."""
+
+    kind: str
+    step_type: str
+    Params: type[StepFields]
+
+    def statements(self, params: Any, database: Database) -> list[Statement]:
+        """Return the statements that a run will send, with their predicted impact; raises InvalidInput."""
+        ...
+
+    def reverse(self, params: Any, database: Database) -> list[Statement]:
+        """Return the statements that an undo will send."""
+        ...
+
+    def irreversible(self, params: Any) -> str | None:
+        """Return why the step cannot be undone, None when it can."""
+        ...
+
+    def problems(self, params: Any, database: Database) -> list[str]:
+        """Return what is wrong with the fields beyond their types."""
+        ...
+
+    def check(self, run: StepRun) -> None:
+        """Raise when the step cannot start now."""
+        ...
+
+    def run(self, run: StepRun) -> None:
+        """Do it; every effect goes through `run.do` or a recorded chunk."""
+        ...
+
+    def observe(self, run: StepRun) -> Observed:
+        """Look at the target: is the step done?"""
+        ...
+
+    def undo(self, run: StepRun) -> None:
+        """Put it back, whatever part of it was done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that was discovered: databases and step kinds by name."""
+
+    databases: Mapping[str, Database]
+    steps: Mapping[str, StepKind]
+
+    def database(self, url: str) -> Database:
+        """Return the database that a URL is of."""
+        return _by_scheme(self.databases.values(), url)
+
+
+def _by_scheme(databases: Iterable[Database], url: str) -> Database:
+    # One kind of server exists; a second one brings its schemes with it.
+    return next(iter(databases))
