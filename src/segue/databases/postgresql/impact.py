@@ -433,9 +433,7 @@ def _comment(statement: Any, effects: Effects) -> None:
     parts = object_name(statement.object)
     if what in ("TABLE", "VIEW", "MATVIEW", "FOREIGN_TABLE", "INDEX", "SEQUENCE"):
         effects.take(qualified(parts), SUE)
-    elif what == "COLUMN":
-        effects.take(qualified(parts[:-1]), SUE)
-    elif what in ("TRIGGER", "POLICY", "RULE", "TABCONSTRAINT"):
+    elif what == "COLUMN" or what in ("TRIGGER", "POLICY", "RULE", "TABCONSTRAINT"):
         effects.take(qualified(parts[:-1]), SUE)
 
 
@@ -455,7 +453,7 @@ def _grant(statement: Any, effects: Effects) -> None:
 def _trigger(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE OR REPLACE TRIGGER" if statement.replace else "CREATE TRIGGER"
     if statement.HasField("constrrel"):
-        effects.take(table_name(statement.constrrel), SRE if False else Lock.ACCESS_SHARE, parent=True)
+        effects.take(table_name(statement.constrrel), SRE, parent=True)
     effects.take(table_name(statement.relation), SRE)
 
 
