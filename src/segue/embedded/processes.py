@@ -108,8 +108,7 @@ def _works_in(pids: list[int], data: Path, account: Account) -> list[int]:
     result, hidden = [], []
     for pid in pids:
         try:
-            # Not os.readlink's path object: a name that ends in " (deleted)" is text of the kernel's.
-            if os.readlink(f"/proc/{pid}/cwd") in wanted:
+            if str(Path(f"/proc/{pid}/cwd").readlink()) in wanted:
                 result.append(pid)
         except PermissionError:
             hidden.append(pid)
