@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 #: libpq's environment variables and the words they stand for.
 LIBPQ = {
@@ -58,7 +58,9 @@ def has_password(text: str) -> bool:
     """Return whether a URL holds a password, in any of the places where one can be written."""
     if "://" not in text:
         return bool(_SECRET & pairs(text).keys())
-    parts = urlsplit(text)
+    parts = _split(text)
+    if parts.netloc == "?":
+        return "@" in text
     return ":" in parts.netloc.rpartition("@")[0] or any(word in _SECRET for word, _ in parse_qsl(parts.query))
 
 
@@ -74,7 +76,7 @@ def public(text: str) -> str:
             host, query = "", "?" + urlencode({"host": host, **({"port": port} if port else {})}, safe="/")
             port = ""
         return f"postgresql://{host}{':' if port else ''}{port}/{quote(found.get('dbname', ''))}{query}"
-    parts = urlsplit(text)
+    parts = _split(text)
     kept = [(word, value) for word, value in parse_qsl(parts.query) if word in ("host", "port", "dbname", "service")]
     query = f"?{urlencode(kept, safe='/')}" if kept else ""
     return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
@@ -92,6 +94,14 @@ def place(text: str) -> str:
     host = parts.netloc or ":".join(filter(None, (query.get("host", "localhost"), query.get("port", ""))))
     database = unquote(parts.path.lstrip("/")) or query.get("dbname", "")
     return f"{unquote(host)}/{database}" if database else unquote(host)
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:
+        # A broken address, such as a bracket that is not closed: nothing of it is safe to show.
+        return SplitResult("postgresql", "?", "", "", "")
 
 
 def _quoted(value: str) -> str:

@@ -16,6 +16,9 @@ from segue.errors import (
     TargetUnreachable,
 )
 
+# Sessions are opened next to this module: where a URL leads is said beside what went wrong there.
+from segue.model.urls import place as place
+
 if TYPE_CHECKING:
     import psycopg
 

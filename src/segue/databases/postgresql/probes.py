@@ -37,7 +37,8 @@ def probe(url: str, *, where: str = "", seconds: float = TRAFFIC_SECONDS) -> Pro
     where = where or f'"{place(url)}"'
     try:
         with psycopg.connect(
-            url, connect_timeout=5, application_name="segue:probe", autocommit=True, prepare_threshold=None
+            # Not "segue:…": whoever takes the lease ends sessions of that name.
+            url, connect_timeout=5, application_name="segue probe", autocommit=True, prepare_threshold=None
         ) as connection:
             told = connection.info.backend_pid
             facts = connection.execute(_FACTS).fetchone()

@@ -1,1 +1,0 @@
-"""Migrate a real database under live traffic, and prove that nothing was lost."""

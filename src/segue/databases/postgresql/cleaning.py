@@ -1,0 +1,108 @@
+"""Take Segue's schema out of a target, when nobody needs it any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from segue.databases.postgresql.connection import open_session
+from segue.databases.postgresql.errors import explain
+from segue.databases.postgresql.lease import Lease
+from segue.errors import Blocked
+from segue.model.urls import place
+
+if TYPE_CHECKING:
+    import psycopg
+
+#: How long one table's lock is waited for; the tables are Segue's own, so nobody else should hold them.
+PATIENCE = "5s"
+
+_TRIGGERS = """
+    SELECT format('trigger "%s" on %s', t.tgname, t.tgrelid::regclass)
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = 'segue'::regnamespace AND NOT t.tgisinternal
+    ORDER BY 1
+"""
+
+_RELATIONS = """
+    SELECT CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' ELSE 'table' END,
+           relname
+    FROM pg_class c
+    WHERE relnamespace = 'segue'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S') AND NOT relispartition
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
+    ORDER BY relname
+"""
+
+_ROUTINES = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'segue'::regnamespace ORDER BY 1"
+
+
+def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+    """Remove the schema `segue`, after `export` has kept its history; False when there was none.
+
+    Raises Busy while an execution holds the lease, and Blocked when a fence is armed or something outside the schema
+    needs it: nothing but Segue's own objects is ever dropped.
+    """
+    import psycopg
+
+    try:
+        with open_session(url, application="segue clean") as connection:
+            if not _value(connection, "SELECT to_regnamespace('segue') IS NOT NULL"):
+                return False
+            lease = Lease(url, execution="clean", holder=holder)
+            try:
+                _refuse_armed(connection)
+                export(_history(connection))
+                _drop(connection)
+            finally:
+                lease.close()
+    except psycopg.Error as error:
+        raise explain(error, place(url)) from error
+    return True
+
+
+def _refuse_armed(connection: psycopg.Connection[Any]) -> None:
+    triggers = [row[0] for row in connection.execute(_TRIGGERS).fetchall()]
+    if triggers:
+        raise Blocked(
+            f"{len(triggers)} of Segue's triggers are still on the application's tables",
+            details=triggers,
+            hint="finish or cancel what uses them first",
+        )
+
+
+def _history(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    if not _value(connection, "SELECT to_regclass('segue.history') IS NOT NULL"):
+        return []
+    # The statements themselves stay behind: they are in the plan, and the ledger keeps a line for each.
+    rows = connection.execute("SELECT to_jsonb(h) - 'statement' FROM segue.history h ORDER BY id").fetchall()
+    return [row[0] for row in rows]
+
+
+def _drop(connection: psycopg.Connection[Any]) -> None:
+    import psycopg
+    from psycopg import sql
+
+    relations = connection.execute(_RELATIONS).fetchall()
+    kinds = {"materialized view": "MATERIALIZED VIEW", "view": "VIEW", "sequence": "SEQUENCE", "table": "TABLE"}
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", [PATIENCE])
+            for kind, word in kinds.items():
+                names = [sql.Identifier("segue", name) for found, name in relations if found == kind]
+                if names:
+                    connection.execute(sql.SQL("DROP {} {} RESTRICT").format(sql.SQL(word), sql.SQL(", ").join(names)))
+            for (routine,) in connection.execute(_ROUTINES).fetchall():
+                # regprocedure prints the name quoted, with its argument types, as DROP takes it.
+                connection.execute(sql.SQL("DROP ROUTINE {} RESTRICT").format(sql.SQL(routine)))
+            connection.execute("DROP SCHEMA segue RESTRICT")
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise Blocked(
+            'something outside the schema "segue" needs it',
+            details=(error.diag.message_detail or "").splitlines(),
+            hint="remove these objects first",
+        ) from error
+
+
+def _value(connection: psycopg.Connection[Any], query: Any) -> Any:
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None
