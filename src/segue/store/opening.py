@@ -1,0 +1,218 @@
+"""Opening the store: the embedded server or a team's, its schema brought up to date, and sessions on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import Busy, ConfigurationError, PrivilegeMissing, SegueError, TargetUnreachable
+from segue.settings import Settings
+from segue.store import migrations
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy import Engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.orm import Session
+
+OLDEST_SERVER = 14
+
+# Whatever the role's or the database's defaults are. Timeouts off: a heartbeat must not fail because an administrator
+# limits statements for applications.
+_PINNED = """
+    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+    SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = pg_catalog; SET row_security = off;
+    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+    SET session_replication_role = DEFAULT
+"""
+
+# What the server says when it is there but the URL is wrong; it says so before it can give an SQLSTATE.
+_WRONG_URL = (
+    "password authentication failed",
+    "no password supplied",
+    "authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "permission denied for database",
+    "is not permitted to log in",
+)
+
+
+class Store:
+    """An open store. Threads may share it; each asks for sessions of its own."""
+
+    def __init__(self, engine: Engine, url: str, *, embedded: bool) -> None:
+        from sqlalchemy.orm import sessionmaker
+
+        self._engine = engine
+        # Rows stay readable after their transaction: services hand them out.
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        #: The URL that psql takes, with the password: never show it unasked.
+        self.url = url
+        #: Whether the server is Segue's own.
+        self.embedded = embedded
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Give a session in a transaction: committed at the end, rolled back on an error.
+
+        Raises TargetUnreachable when the store went away, Busy on a deadlock or a lock time-out.
+        """
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            with self._sessions() as session, session.begin():
+                yield session
+        except DBAPIError as error:
+            if (understood := _understood(error, self.url)) is None:
+                raise
+            raise understood from error
+
+    def head(self) -> str:
+        """Return the revision of the store's schema."""
+        with self.session() as session:
+            return migrations.revision(session.connection()) or ""
+
+    def server_version(self) -> str:
+        """Return the server's version as it says it, e.g. `18.1`."""
+        with self.session() as session:
+            from sqlalchemy import text
+
+            return str(session.scalar(text("SHOW server_version"))).split()[0]
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """Open the store that the settings name, and bring its schema up to date.
+
+    The embedded server is started when nobody else has started it, and stopped when nobody else uses it. Raises
+    TargetUnreachable when there is no server, ConfigurationError when the URL is wrong or the store is newer than this
+    Segue, PrivilegeMissing when the role may not create the schema.
+    """
+    if settings.store is not None:
+        with _opened(settings.store, embedded=False) as store:
+            yield store
+        return
+    from segue.embedded import Cluster
+
+    settings.prepare_home()
+    cluster = Cluster(settings.home / "store")
+    with cluster.use(), _opened(cluster.url(), embedded=True) as store:
+        yield store
+
+
+@contextmanager
+def _opened(url: str, *, embedded: bool) -> Iterator[Store]:
+    from sqlalchemy.exc import DBAPIError
+
+    engine = _engine(url)
+    try:
+        try:
+            _check_server(engine)
+            migrations.upgrade(engine)
+        except DBAPIError as error:
+            if (understood := _understood(error, url)) is None:
+                raise
+            raise understood from error
+        yield Store(engine, url, embedded=embedded)
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    """Return an engine whose connections libpq opens from the URL as it is, with every form that libpq knows."""
+    import psycopg
+    from sqlalchemy import create_engine
+
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's message would quote the URL, and with it the password.
+        raise ConfigurationError(
+            'the URL of the store cannot be read (setting "store" or SEGUE_STORE)',
+            hint="write postgresql://user@host/database; special characters in a password are written as %XX",
+        ) from None
+    ours = {"application_name": "segue store", "connect_timeout": 10, "client_encoding": "UTF8"}
+    extra: dict[str, Any] = {key: value for key, value in ours.items() if key not in given}
+
+    def connect() -> psycopg.Connection[Any]:
+        connection = psycopg.connect(url, autocommit=True, **extra)
+        connection.execute(_PINNED)
+        connection.autocommit = False
+        return connection
+
+    return create_engine(
+        "postgresql+psycopg://", creator=connect, pool_size=5, max_overflow=10, pool_timeout=30, pool_pre_ping=True
+    )
+
+
+def _check_server(engine: Engine) -> None:
+    from sqlalchemy import text
+
+    with engine.connect() as connection:
+        number = int(connection.scalar(text("SELECT current_setting('server_version_num')")) or 0)
+        encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
+    if number < OLDEST_SERVER * 10000:
+        raise ConfigurationError(
+            f"the store's server is PostgreSQL {number // 10000}, which is too old",
+            hint=f"the store needs PostgreSQL {OLDEST_SERVER} or newer",
+        )
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the store's database has the encoding {encoding}", hint="create it with ENCODING 'UTF8'"
+        )
+
+
+def place(url: str) -> str:
+    """Return where a URL leads, for messages: host, port and database, never user or password."""
+    import psycopg
+
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "an unreadable URL"
+    host = str(given.get("host") or given.get("hostaddr") or "localhost")
+    port = f":{given['port']}" if given.get("port") else ""
+    return f'"{host}{port}/{given.get("dbname") or ""}"'
+
+
+def _understood(error: DBAPIError, url: str) -> SegueError | None:
+    """Return the error as a person can act on it; None for an unknown one, which is a mistake of ours."""
+    code = getattr(error.orig, "sqlstate", None)
+    said = _first_line(error, url)
+    where = place(url)
+    if code in ("40001", "40P01", "55P03"):
+        return Busy("the store is busy: " + said, hint="try again")
+    if code == "42501":
+        return PrivilegeMissing(
+            f"the store {where} refuses: {said}",
+            hint="the role needs CREATE on the database the first time, and afterwards to own the schema segue_store",
+        )
+    if code == "25006":
+        return ConfigurationError(f"the store {where} is read-only", hint="point SEGUE_STORE at the primary server")
+    if code is None and any(words in said for words in _WRONG_URL):
+        return ConfigurationError(
+            f"the store {where} refuses the connection: {said}", hint="check SEGUE_STORE: user, password and database"
+        )
+    gone = code is not None and (code.startswith(("08", "57P")) or code == "53300")
+    if gone or error.connection_invalidated or (code is None and type(error).__name__ == "OperationalError"):
+        return TargetUnreachable(
+            f"the store {where} cannot be reached: {said}", hint="is the server running, and is SEGUE_STORE right?"
+        )
+    return None
+
+
+def _first_line(error: DBAPIError, url: str) -> str:
+    import psycopg
+
+    lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    # Where several addresses were tried, the last line says what the server said.
+    if "FATAL:" in str(error.orig):
+        said = str(error.orig).split("FATAL:")[-1].splitlines()[0].strip()
+    try:
+        password = psycopg.conninfo.conninfo_to_dict(url).get("password")
+    except psycopg.ProgrammingError:
+        password = None
+    return said.replace(str(password), "…") if password else said
