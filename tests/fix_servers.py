@@ -1,0 +1,128 @@
+"""Real PostgreSQL servers for tests, and a fresh database for each test that asks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from segue import embedded
+from segue.embedded import Cluster
+
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
+
+#: Nothing of a test outlives its machine, so nothing needs to reach the disk.
+HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+def pytest_report_header() -> list[str]:
+    return [f"servers: embedded {version(embedded.binaries())}", f"         Debian   {version(DEBIAN)}"]
+
+
+def version(bin_dir: Path) -> str:
+    """Return what `postgres --version` says, or that it is missing."""
+    if not (bin_dir / "postgres").exists():
+        return f"missing (no {bin_dir})"
+    return subprocess.run(
+        [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def short_folder() -> Path:
+    """Return a new folder with a path short enough for sockets, through which a server's user may pass."""
+    folder = Path(tempfile.mkdtemp(prefix="segue-", dir="/tmp"))
+    folder.chmod(0o711)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Cluster]:
+    """Give the embedded server that tests share."""
+    yield from _shared_server(None)
+
+
+@pytest.fixture(scope="session")
+def debian_server() -> Iterator[Cluster]:
+    """Give a server of Debian's PostgreSQL 15 that tests share."""
+    if not (DEBIAN / "postgres").exists():
+        # In CI a missing server would turn these tests off without anybody's notice.
+        outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
+    yield from _shared_server(DEBIAN)
+
+
+def _shared_server(bin_dir: Path | None) -> Iterator[Cluster]:
+    folder = short_folder()
+    cluster = Cluster(folder / "pg", options=HASTY, bin_dir=bin_dir)
+    try:
+        with cluster.use():
+            yield cluster
+    finally:
+        cluster.destroy()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh_databases(cluster: Cluster) -> Iterator[Callable[[], str]]:
+    """Give a function that makes an empty database and returns its URL; all of them are dropped at the end."""
+    made: list[str] = []
+    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
+
+        def make() -> str:
+            name = f"test_{secrets.token_hex(6)}"
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            made.append(name)
+            return cluster.url(name)
+
+        yield make
+        for name in made:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def new_database(server: Cluster) -> Iterator[Callable[[], str]]:
+    """Give a function that makes an empty database on the shared embedded server and returns its URL."""
+    yield from fresh_databases(server)
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """Give the URL of an empty database of this test's own, as its superuser."""
+    return new_database()
+
+
+@pytest.fixture
+def new_debian_database(debian_server: Cluster) -> Iterator[Callable[[], str]]:
+    """Give a function that makes an empty database on Debian's PostgreSQL 15 and returns its URL."""
+    yield from fresh_databases(debian_server)
+
+
+@pytest.fixture
+def debian_database(new_debian_database: Callable[[], str]) -> str:
+    """Give the URL of an empty database of this test's own on Debian's PostgreSQL 15, as its superuser."""
+    return new_debian_database()
+
+
+@pytest.fixture
+def store_url(new_database: Callable[[], str]) -> str:
+    """Give the URL of an empty database for a store, for `SEGUE_STORE`; quicker than an embedded store per test."""
+    return new_database()
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Give an empty home of Segue; servers left running below it are destroyed at the end."""
+    folder = short_folder()
+    try:
+        yield folder
+    finally:
+        for door in folder.rglob("door"):
+            Cluster(door.parent).destroy()
+        shutil.rmtree(folder, ignore_errors=True)
