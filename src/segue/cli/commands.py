@@ -2,10 +2,10 @@
 
 To add a command, add `cli/<noun>.py`; its docstring's first line is the help that `segue --help` shows:
 
-    app = noun("Keep the environments.")          # `segue <noun> <verb>`
+    app = noun(__doc__, example="segue env list")          # `segue <noun> <verb>`
 
     @app.command("list")
-    def list_them(format_: Format = Format.TEXT) -> None: ...
+    def list_(format_: Format = Form.TEXT, json_: Json = False) -> None: ...
 
 With a single function and no group, `app` is that one command (`segue doctor`). A module that brings several commands
 (`run`, `status`, `logs` in one file) names them, with their one-line helps, in a literal at its top; `app` then holds
@@ -51,10 +51,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _LITERAL = re.compile(r"^COMMANDS\b[^=\n]*= (\{.*?^\})", re.DOTALL | re.MULTILINE)
 
 
-def noun(words: str) -> typer.Typer:
-    """Return the Typer that a command's module exports as `app`, with the settings that all commands share."""
+def noun(words: str | None, *, example: str) -> typer.Typer:
+    """Return the Typer that a command's module exports as `app`: its docstring, an example, what all nouns share."""
     return typer.Typer(
-        help=words,
+        help=f"{(words or '').strip().splitlines()[0]}\n\nExample:\n    {example}",
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -119,8 +119,9 @@ def root(arguments: list[str]) -> int:
         rich_markup_mode=None,
         context_settings=CONTEXT,
     )
-    app.callback(epilog="Start with `segue demo`, or with `segue doctor`, which says what to type next.")(_root)
-    command = typer.main.get_command(app)
+    app.callback()(_root)
+    command: Any = typer.main.get_command(app)
+    command.help = _verbatim(command.help)
     if "_SEGUE_COMPLETE" in os.environ:
         command.main(arguments, prog_name="segue", standalone_mode=False)
     with command.make_context("segue", list(arguments)) as context:
@@ -140,7 +141,12 @@ def _root(
     ] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="Print plain text (also: NO_COLOR=1).")] = False,
 ) -> None:
-    """Change databases while the application keeps working: plan, rehearse, run, verify, undo."""
+    """Change databases while the application keeps working: plan, rehearse, run, verify, undo.
+
+    Examples:
+        segue demo      see it work: a real database under live traffic
+        segue doctor    see what is set up, what is missing, what to type next
+    """
 
 
 def _first_line(text: str) -> str:
@@ -150,10 +156,14 @@ def _first_line(text: str) -> str:
 
 def _polish(command: Any) -> None:
     """Keep indented paragraphs of the help as written: the help formatter would join an example's lines."""
-    paragraphs = (command.help or "").split("\n\n")
-    command.help = "\n\n".join(
-        "\b\n" + part if re.search(r"^\s+\S", part, re.MULTILINE) and not part.startswith("\b") else part
-        for part in paragraphs
-    )
+    command.help = _verbatim(command.help)
     for child in getattr(command, "commands", {}).values():
         _polish(child)
+
+
+def _verbatim(words: str | None) -> str:
+    """Mark the paragraphs with indented lines as not to be joined."""
+    return "\n\n".join(
+        "\b\n" + part if re.search(r"^\s+\S", part, re.MULTILINE) and not part.startswith("\b") else part
+        for part in (words or "").split("\n\n")
+    )

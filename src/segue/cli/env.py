@@ -13,7 +13,7 @@ from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
 from segue.model.vocabulary import DataSize, EnvironmentType, Level, Mode
 
-app = noun("Keep the environments: the databases that plans run on.")
+app = noun(__doc__, example="segue env list")
 
 Name = Annotated[str, typer.Argument(help="The environment's name.", show_default=False)]
 
@@ -128,7 +128,7 @@ def list_(
 
 @app.command()
 def show(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> None:
-    """Show one environment; the database's user and password are not shown.
+    """Show one environment, without its user and password.
 
     Example:
         segue env show production

@@ -11,7 +11,7 @@ from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
 from segue.errors import ExitCode
 
-app = noun("Read the ledger of everything that was done, and check it.")
+app = noun(__doc__, example="segue ledger verify")
 
 
 @app.command("list")
@@ -27,7 +27,7 @@ def list_(
     """List the newest entries, the newest last.
 
     Example:
-        segue ledger list --limit 20 --subject environment
+        segue ledger list --limit 20 --subject environments
     """
     from segue import settings as loader
     from segue.services import ledger
@@ -58,13 +58,13 @@ def verify(format_: Format = Form.TEXT, json_: Json = False) -> int:
     from segue.store import open_store
 
     with open_store(loader.load()) as store, store.session() as session:
-        problems = [str(problem) for problem in ledger.problems(session)]
+        problems = [{"entry": problem.id, "reason": problem.reason} for problem in ledger.problems(session)]
     if output.as_json():
         output.document({"ok": not problems, "problems": problems})
     elif problems:
         output.say(f"the ledger is broken in {len(problems)} place{'s' if len(problems) > 1 else ''}:")
         for problem in problems:
-            output.data(problem)
+            output.data(str(problem["reason"]))
     else:
         output.say("the ledger is whole")
     return int(ExitCode.FINDINGS if problems else ExitCode.DONE)

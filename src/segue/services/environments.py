@@ -132,7 +132,7 @@ def add(
             raise
         warnings.append(f"not measured: {error.message}")
     warnings += _remarks(wanted, probe)
-    action = "environment.replaced" if row is not None else "environment.added"
+    action = "replaced" if row is not None else "added"
     if row is None:
         row = EnvironmentRow(name=wanted.name)
         session.add(row)
@@ -158,7 +158,7 @@ def add(
         session,
         actor=settings.user,
         action=action,
-        subject="environment",
+        subject="environments",
         subject_id=row.id,
         detail={"name": row.name, "type": row.type, "database": row.url_hint},
     )
@@ -226,8 +226,8 @@ def remove(session: Session, settings: Settings, name: str) -> bool:
     ledger.append(
         session,
         actor=settings.user,
-        action="environment.deactivated" if kept else "environment.removed",
-        subject="environment",
+        action="deactivated" if kept else "removed",
+        subject="environments",
         subject_id=row.id,
         detail={"name": row.name, "database": row.url_hint, "executions": kept},
     )
@@ -263,8 +263,8 @@ def clean(store: Store, settings: Settings, name: str, database: Callable[[str],
             ledger.append(
                 session,
                 actor=settings.user,
-                action="environment.cleaned",
-                subject="environment",
+                action="cleaned",
+                subject="environments",
                 subject_id=subject,
                 detail={**detail, "history": rows},
             )
@@ -291,6 +291,19 @@ def describe(row: EnvironmentRow) -> dict[str, Any]:
         "schema_version": row.schema_version,
         "measured": row.measured,
     }
+
+
+def remarks(probe: Probe) -> list[tuple[str, str]]:
+    """Return what stands in the way of a migration there, each with what to do about it."""
+    found = []
+    if probe.pooler:
+        found.append(("the URL leads through a connection pooler", "migrations need the URL of the server itself"))
+    if probe.read_only:
+        found.append(("the database is read-only, perhaps a replica", "migrations need the primary"))
+    if not probe.can_create:
+        grant = f'GRANT CREATE ON DATABASE "{probe.database}" TO "{probe.user}"'
+        found.append((f'role "{probe.user}" may not create a schema', f"as an owner: {grant}"))
+    return found
 
 
 def _checked(text: str, source: str) -> str:
@@ -325,19 +338,7 @@ def _remarks(wanted: Wanted, probe: Probe | None) -> list[str]:
             if given is None
         ]
         return [f"assumed until it is: {', '.join(assumed)}"] if assumed else []
-    remarks = []
-    if probe.pooler:
-        remarks.append(
-            "the URL leads through a connection pooler; migrations need the URL of the database server itself"
-        )
-    if probe.read_only:
-        remarks.append("the database is read-only (a replica?); migrations need the primary")
-    if not probe.can_create:
-        remarks.append(
-            f'role "{probe.user}" may not create a schema; as an owner: '
-            f'GRANT CREATE ON DATABASE "{probe.database}" TO "{probe.user}"'
-        )
-    return remarks
+    return [f"{why}; {do}" for why, do in remarks(probe)]
 
 
 def _find(session: Session, name: str) -> EnvironmentRow | None:

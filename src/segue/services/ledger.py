@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.orm import Session
 
+    from segue.store.ledger import Problem
     from segue.store.tables.ledger import LedgerRow
 
 
@@ -28,8 +29,8 @@ def entries(
     return list(reversed(session.scalars(query).all()))
 
 
-def problems(session: Session) -> list[Any]:
+def problems(session: Session) -> list[Problem]:
     """Return what is wrong with the chain of entries; empty when every entry is as it was written."""
     from segue.store import ledger
 
-    return list(ledger.verify(session))
+    return ledger.verify(session)
