@@ -96,6 +96,17 @@ class InvalidInput(SegueError):
     code = "S002"
 
 
+class SqlSyntaxError(InvalidInput):
+    """SQL that does not parse or may not be in a plan. `offset` is the character in `sql` where, from 0."""
+
+    code = "S012"
+
+    def __init__(self, message: str, offset: int, *, sql: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+        self.sql = sql
+
+
 class NotFound(SegueError):
     """Nothing is stored under this name."""
 

@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Any
 from segue.databases.postgresql.effects import Names
 from segue.databases.postgresql.impact import judge
 from segue.databases.postgresql.relations import descendants, strings, unwrapped
-from segue.errors import InvalidInput
+from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.impact import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class SqlSyntaxError(InvalidInput):
-    """SQL that cannot be parsed, or that a plan may not contain. `offset` is the character where, from 0."""
-
-    code = "S012"
-
-    def __init__(self, message: str, offset: int, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.offset = offset
 
 
 def statements(sql: str) -> list[Statement]:
@@ -31,6 +21,14 @@ def statements(sql: str) -> list[Statement]:
     Tables that the same text created before a statement are not counted among its locks: nobody else sees them.
     Raises SqlSyntaxError for text that does not parse, and for statements that may not be in a plan.
     """
+    try:
+        return _judged(sql)
+    except SqlSyntaxError as error:
+        error.sql = sql
+        raise
+
+
+def _judged(sql: str) -> list[Statement]:
     positions = _Positions(sql)
     tree = _parsed(sql, positions)
     tokens = _tokens(positions)
@@ -219,3 +217,6 @@ def _keys(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _keys(inner) if isinstance(inner, dict | list) else ()
+
+
+__all__ = ["SqlSyntaxError", "statements"]
