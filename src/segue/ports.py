@@ -124,6 +124,10 @@ class Sample:
     wal_bytes: int
 
 
+class ChunkTooSlow(Exception):
+    """A chunk gave way, to a row lock or to its time limit; it was rolled back and should be made smaller."""
+
+
 class ChunkedWork(Protocol):
     """Work on a table in key order that can stop after any chunk and go on from there."""
 
@@ -137,8 +141,13 @@ class ChunkedWork(Protocol):
         """Return the chunks that the target says are done, by number."""
         ...
 
-    def cut(self, after: tuple[str, ...] | None, size: int) -> Cut | None:
-        """Return the next range of about `size` keys after `after`; None when there is nothing left."""
+    def cut(
+        self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None
+    ) -> Cut | None:
+        """Return the next range of at most `size` keys after `after`, up to `until` or to the end of the work.
+
+        None when there is nothing left. Called by one thread at a time.
+        """
         ...
 
     def open(self) -> AbstractContextManager[ChunkWriter]:
@@ -239,6 +248,13 @@ class Database(Protocol):
         """Take the lease on a target; raises Busy with the holder's name."""
         ...
 
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+        """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
+
+        Returns False when there was none. Raises Busy while anything runs, Blocked when something still uses it.
+        """
+        ...
+
 
 class StepRun(Protocol):
     """What a step gets to work with."""
@@ -277,8 +293,12 @@ class JobRecord(Protocol):
         """Record a finished chunk; written to the store at most once a second."""
         ...
 
-    def finish(self, status: str) -> None:
-        """Write everything and close the record with this status."""
+    def finish(self) -> None:
+        """Write everything and close the record as completed."""
+        ...
+
+    def stop(self, error: BaseException) -> None:
+        """Write everything and say why the work stopped: paused, cancelled or failed."""
         ...
 
 

@@ -289,7 +289,7 @@ def describe(row: EnvironmentRow) -> dict[str, Any]:
         "active": row.is_active,
         "last_migration": row.last_migration,
         "schema_version": row.schema_version,
-        "measured": row.measured,
+        "measured": {word: value for word, value in row.measured.items() if word != "user"} if row.measured else None,
     }
 
 

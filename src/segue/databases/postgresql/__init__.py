@@ -1,1 +1,45 @@
 """PostgreSQL as a target: parsing, impact, sessions, inspection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from segue.model.impact import Statement
+    from segue.model.probe import Probe
+    from segue.ports import Target
+
+
+class PostgreSQL:
+    """See `segue.ports.Database`. Modules are loaded when used: a command that only lists plans needs no driver."""
+
+    name = "postgresql"
+
+    def statements(self, sql: str) -> list[Statement]:
+        """Parse SQL with the server's own grammar and predict what each statement does."""
+        from segue.databases.postgresql.parse import statements
+
+        return statements(sql)
+
+    def probe(self, url: str) -> Probe:
+        """Look at a database."""
+        from segue.databases.postgresql.probes import probe
+
+        return probe(url)
+
+    def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
+        """Take the lease on a target."""
+        from segue.databases.postgresql.target import PostgresTarget
+
+        return PostgresTarget(url, execution=execution, holder=holder, schema=schema)
+
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+        """Take Segue's schema out of a database."""
+        from segue.databases.postgresql.cleaning import clean
+
+        return clean(url, holder=holder, export=export)
+
+
+DATABASE = PostgreSQL()

@@ -39,6 +39,11 @@ where i.indrelid = any(
 """
 
 
+def visible(statement: Statement) -> bool:
+    """Return whether the target shows afterwards that the statement took effect."""
+    return statement.index is not None and statement.index.action in ("create", "drop")
+
+
 def outcome(connection: psycopg.Connection[Any], statement: Statement) -> Observed:
     """Look whether a statement took effect."""
     index = statement.index

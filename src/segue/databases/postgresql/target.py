@@ -168,7 +168,7 @@ class PostgresTarget:
             raise explain_statement(error, statement) from error
         self._set("statement_timeout", 0)
         journal.point("effect-ran")
-        if concurrent.outcome(self._work, statement) is Observed.NOT_DONE:
+        if concurrent.visible(statement) and concurrent.outcome(self._work, statement) is Observed.NOT_DONE:
             raise StepFailed(
                 f"{statement.verb} ended without an error, but its effect is not there",
                 hint="look at the index on the target; running again rebuilds it",

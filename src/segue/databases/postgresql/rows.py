@@ -1,0 +1,404 @@
+"""Backfills a table in key order: each chunk's rows and its progress in one short transaction."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from segue.databases.postgresql import history
+from segue.databases.postgresql.connection import open_session
+from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.lease import Lease, check_fence
+from segue.engine import journal
+from segue.errors import OutcomeUnknown, StepFailed
+from segue.ports import BackfillSpec, Chunk, ChunkTooSlow, ChunkWriter, Cut, EffectKey, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The primary key, else the narrowest unique index over NOT NULL columns without expression or predicate. A key in
+# another collation than its index would be walked in another order than it is stored in.
+_KEY = """
+select array_agg(a.attname order by k.place), array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by k.place),
+    array_agg(
+        case when i.indcollation[k.place - 1] <> 0 then (
+            select quote_ident(n.nspname) || '.' || quote_ident(o.collname)
+            from pg_catalog.pg_collation as o
+            join pg_catalog.pg_namespace as n on n.oid = o.collnamespace
+            where o.oid = i.indcollation[k.place - 1] and o.collname <> 'default'
+        ) end order by k.place
+    )
+from pg_catalog.pg_index as i
+join pg_catalog.pg_class as c on c.oid = i.indexrelid
+join pg_catalog.pg_am as m on m.oid = c.relam
+cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, place)
+join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where i.indrelid = %(table)s::regclass and i.indisunique and i.indisvalid and i.indimmediate
+    and i.indpred is null and i.indexprs is null and m.amname = 'btree' and k.place <= i.indnkeyatts
+group by i.indexrelid, i.indisprimary, i.indnkeyatts
+having bool_and(a.attnotnull)
+order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
+limit 1
+"""
+
+_COLUMNS = """
+select a.attname, a.attgenerated <> '' or a.attidentity = 'a'
+from pg_catalog.pg_attribute as a
+where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped
+"""
+
+_PROGRESS = (
+    "select number, after, until, keys, rows, milliseconds, worker from segue.chunk "
+    "where execution = %(execution)s and step = %(step)s and direction = %(direction)s"
+)
+
+_RECORD = b"""
+insert into segue.chunk (execution, step, direction, number, after, until, keys, rows, milliseconds, worker, fence)
+values (%(execution)s, %(step)s, %(direction)s, %(number)s, %(after)s, %(until)s, %(keys)s, %(rows)s,
+    extract(epoch from clock_timestamp() - now()) * 1000, %(worker)s, %(fence)s)
+returning milliseconds
+"""
+
+# A chunk ends well before the deadlock check of a session that waits for one of its rows: were the two to wait for
+# each other, it is always the chunk that gives way, never the application.
+CHUNK_OF_DEADLOCK_TIMEOUT = 0.75
+ROW_WAIT_SECONDS = 0.15
+
+# Row locks are the only waits here; asynchronous commit is safe because the progress stands in the same transaction:
+# a crash loses both or neither.
+_PINS = {"synchronous_commit": "off", "enable_seqscan": "off", "jit": "off", "idle_in_transaction_session_timeout": "20s"}
+
+
+class Backfill:
+    """See `segue.ports.ChunkedWork`."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        url: str,
+        lease: Lease,
+        schema: str,
+        key: EffectKey,
+        spec: BackfillSpec,
+        patience: Patience,
+    ) -> None:
+        self.spec = spec
+        self.effect = key
+        self.lease = lease
+        self._connection = connection
+        self._url = url
+        self._schema = schema
+        self._patience = patience
+        self.table = self._find_table()
+        self.key, self._types, self._collations = self._find_key()
+        self._check_columns()
+        self._end = self._last_key()
+        self._cut_query = self._build_cut()
+        self.update = self._build_update()
+        self._check_update()
+
+    # -- preparing
+
+    def _find_table(self) -> sql.Composable:
+        try:
+            row = self._connection.execute(
+                "select n.nspname, c.relname, c.relkind from pg_catalog.pg_class as c "
+                "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where c.oid = pg_catalog.to_regclass(%s)",
+                [self.spec.table],
+            ).fetchone()
+        except psycopg.Error:
+            row = None
+        if row is None:
+            raise StepFailed(
+                f'there is no table "{self.spec.table}" to backfill',
+                hint="names follow SQL: write upper case in double quotes, and the schema where it is not the plan's",
+            )
+        if row[2] not in ("r", "p"):
+            raise StepFailed(f'"{self.spec.table}" is not a table', hint="a backfill writes a table or partitions of one")
+        self.reltype = row[2]
+        self._regclass = f'"{row[0]}"."{row[1]}"' if '"' not in row[0] + row[1] else self.spec.table
+        return sql.Identifier(row[0], row[1])
+
+    def _find_key(self) -> tuple[tuple[str, ...], list[str], list[str | None]]:
+        row = self._connection.execute(_KEY.encode(), {"table": self._regclass}).fetchone()
+        if row is None:
+            raise StepFailed(
+                f'table "{self.spec.table}" has no primary key and no unique index over NOT NULL columns',
+                hint="a backfill walks a key; add one, or write the change as a `sql` step",
+            )
+        return tuple(row[0]), list(row[1]), list(row[2])
+
+    def _check_columns(self) -> None:
+        columns = dict(self._connection.execute(_COLUMNS.encode(), [self._regclass]).fetchall())
+        for name in self.spec.assignments:
+            if name not in columns:
+                raise StepFailed(
+                    f'table "{self.spec.table}" has no column "{name}"',
+                    hint=f"its columns are {', '.join(columns)}",
+                )
+            if columns[name]:
+                raise StepFailed(f'column "{name}" of "{self.spec.table}" is generated and cannot be written')
+            if name in self.key:
+                raise StepFailed(
+                    f'column "{name}" is part of the key that the backfill walks; rows would move while it runs'
+                )
+
+    def _last_key(self) -> tuple[str, ...] | None:
+        """Return the last key there was when the backfill began; rows that come later are the triggers' business.
+
+        Without an end the backfill of a table that grows at its end would run after the application for ever.
+        """
+        row = self._connection.execute(
+            "select detail -> 'end' from segue.history where execution = %s and step = %s and direction = %s and part = -1",
+            [self.effect.execution, self.effect.step, self.effect.direction],
+        ).fetchone()
+        if row is not None:
+            return tuple(row[0]) if row[0] else None
+        query = sql.SQL("select {} from {} order by {} limit 1").format(
+            self._key_text(), self.table, self._order(descending=True)
+        )
+        last = self._connection.execute(query).fetchone()
+        with self._connection.transaction():
+            check_fence(self._connection, self.lease.execution, self.lease.fence)
+            history.write(
+                self._connection,
+                EffectKey(**{**_fields(self.effect), "part": -1}),
+                fence=self.lease.fence,
+                state="done",
+                statement="the last key when the backfill began",
+                detail={"end": list(last) if last else None, "key": list(self.key)},
+            )
+        return tuple(last) if last else None
+
+    def _check_update(self) -> None:
+        """Let the server plan the statement, so that a wrong expression is found before anything runs."""
+        cut = Cut(self._end, self._end, 0, last=False)
+        if self._end is None:
+            return
+        query = sql.SQL("explain ") + self.update(cut)
+        try:
+            self._connection.execute(query)
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            raise StepFailed(
+                f'the backfill of "{self.spec.table}" is refused: {error.diag.message_primary} (SQLSTATE {error.sqlstate})',
+                details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
+                + ([f"where {self.spec.where}"] if self.spec.where else []),
+                hint=error.diag.message_hint or "correct the expression and run again",
+            ) from error
+
+    # -- SQL
+
+    def _columns(self) -> list[sql.Composable]:
+        return [
+            sql.Identifier(name) + (sql.SQL(" collate " + collation) if collation else sql.SQL(""))  # type: ignore[arg-type]
+            for name, collation in zip(self.key, self._collations, strict=True)
+        ]
+
+    def _key_text(self) -> sql.Composable:
+        return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self.key)
+
+    def _order(self, *, descending: bool = False) -> sql.Composable:
+        suffix = sql.SQL(" desc") if descending else sql.SQL("")
+        return sql.SQL(", ").join(column + suffix for column in self._columns())
+
+    def _compare(self, operator: str, values: tuple[str, ...]) -> sql.Composable:
+        """Compare the key with values as a row, in the key's own types and collation."""
+        literals = [
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))  # type: ignore[arg-type]
+            for value, kind in zip(values, self._types, strict=True)
+        ]
+        return sql.SQL("({}) {} ({})").format(
+            sql.SQL(", ").join(self._columns()), sql.SQL(operator), sql.SQL(", ").join(literals)  # type: ignore[arg-type]
+        )
+
+    def _range(self, after: tuple[str, ...] | None, until: tuple[str, ...] | None) -> sql.Composable:
+        bounds = [
+            *([self._compare(">", after)] if after is not None else []),
+            *([self._compare("<=", until)] if until is not None else []),
+        ]
+        return sql.SQL(" and ").join(bounds) if bounds else sql.SQL("true")
+
+    def _build_cut(self) -> Any:
+        names = sql.SQL(", ").join(sql.Identifier(name) for name in self.key)
+
+        def query(after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int) -> sql.Composed:
+            return sql.SQL(
+                "select {text}, n from (select *, count(*) over () as n from "
+                "(select {names} from {table} where {range} order by {order} limit {size}) as some) as counted "
+                "order by {down} limit 1"
+            ).format(
+                text=self._key_text(),
+                names=names,
+                table=self.table,
+                range=self._range(after, until),
+                order=self._order(),
+                down=self._order(descending=True),
+                size=sql.Literal(size),
+            )
+
+        return query
+
+    def _build_update(self) -> Any:
+        assignments = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))  # type: ignore[arg-type]
+            for name, expression in self.spec.assignments.items()
+        )
+
+        def query(cut: Cut) -> sql.Composed:
+            condition = self._range(cut.after, cut.until)
+            if self.spec.where:
+                condition += sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))  # type: ignore[arg-type]
+            return sql.SQL("update {} set {} where {}").format(self.table, assignments, condition)
+
+        return query
+
+    # -- walking
+
+    def estimate(self) -> int:
+        """Return about how many rows there are."""
+        row = self._connection.execute(
+            "select greatest(sum(c.reltuples), 0)::bigint from pg_catalog.pg_partition_tree(%s::regclass) as t "
+            "join pg_catalog.pg_class as c on c.oid = t.relid where t.isleaf",
+            [self._regclass],
+        ).fetchone()
+        if row is None or row[0] is None:
+            row = self._connection.execute(
+                "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class where oid = %s::regclass", [self._regclass]
+            ).fetchone()
+        return int(row[0]) if row and row[0] else 0
+
+    def progress(self) -> list[Chunk]:
+        """Return the chunks that are done."""
+        return [
+            _chunk(row) for row in self._connection.execute((_PROGRESS + " order by number").encode(), _fields(self.effect))
+        ]
+
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
+        """Return the next range, found by a walk of `size` entries of the key's index."""
+        if self._end is None:
+            return None
+        try:
+            row = self._connection.execute(self._cut_query(after, until or self._end, size)).fetchone()
+        except psycopg.Error as error:
+            raise self.lost(self._connection, error) from error
+        if row is None:
+            return None
+        *values, keys = row
+        return Cut(after, tuple(values), keys, last=keys < size)
+
+    @contextmanager
+    def open(self) -> Iterator[ChunkWriter]:
+        """Open one worker's session."""
+        connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=_PINS)
+        try:
+            yield _Writer(self, connection)
+        finally:
+            connection.close()
+
+    def lost(self, connection: psycopg.Connection[Any], error: psycopg.Error) -> Exception:
+        """Return the error to raise: unknown outcome when the connection is gone, else the server's refusal."""
+        if connection.closed:
+            return OutcomeUnknown(
+                f"the connection to {place(self._url)} was lost during a chunk",
+                hint="run again: progress is kept in the target, with the rows",
+            )
+        return explain(error, place(self._url))
+
+
+class _Writer:
+    """See `segue.ports.ChunkWriter`."""
+
+    def __init__(self, work: Backfill, connection: psycopg.Connection[Any]) -> None:
+        self._work = work
+        self._connection = connection
+        row = connection.execute(
+            "select setting::float8 / 1000 from pg_catalog.pg_settings where name = 'deadlock_timeout'"
+        ).fetchone()
+        limit = (float(row[0]) if row else 1.0) * CHUNK_OF_DEADLOCK_TIMEOUT
+        connection.execute(
+            "select pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false)",
+            [f"{round(limit * 1000)}ms", f"{round(min(ROW_WAIT_SECONDS, limit / 2) * 1000)}ms"],
+        )
+
+    def write(self, number: int, cut: Cut, worker: str) -> Chunk:
+        """Update the range's rows and record the chunk in one transaction."""
+        work = self._work
+        try:
+            with self._connection.transaction():
+                check_fence(self._connection, work.lease.execution, work.lease.fence)
+                rows = self._connection.execute(work.update(cut)).rowcount
+                recorded = self._connection.execute(
+                    _RECORD,
+                    {
+                        **_fields(work.effect),
+                        "number": number,
+                        "after": list(cut.after) if cut.after is not None else None,
+                        "until": list(cut.until) if cut.until is not None else None,
+                        "keys": cut.keys,
+                        "rows": rows,
+                        "worker": worker,
+                        "fence": work.lease.fence,
+                    },
+                ).fetchone()
+                journal.point("chunk-before-commit")
+        except (
+            psycopg.errors.QueryCanceled,
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.DeadlockDetected,
+            psycopg.errors.SerializationFailure,
+        ) as error:
+            raise ChunkTooSlow(str(error.diag.message_primary)) from error
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise work.lost(self._connection, error) from error
+            raise StepFailed(
+                f'the backfill of "{work.spec.table}" failed in the keys after {_show(cut.after)} up to '
+                f"{_show(cut.until)}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
+                details=[line for line in (error.diag.message_detail,) if line],
+                hint="the chunk was rolled back; correct the rows or the expression and run again",
+            ) from error
+        journal.point("chunk-committed")
+        assert recorded is not None
+        return Chunk(number, cut.after, cut.until, cut.keys, rows, recorded[0], worker)
+
+    def recorded(self, number: int) -> Chunk | None:
+        """Look whether a chunk is done."""
+        row = self._connection.execute(
+            (_PROGRESS + " and number = %(number)s").encode(), {**_fields(self._work.effect), "number": number}
+        ).fetchone()
+        return _chunk(row) if row else None
+
+
+def _chunk(row: tuple[Any, ...]) -> Chunk:
+    number, after, until, keys, rows, milliseconds, worker = row
+    return Chunk(
+        number,
+        tuple(after) if after is not None else None,
+        tuple(until) if until is not None else None,
+        keys,
+        rows,
+        milliseconds,
+        worker,
+    )
+
+
+def _show(key: tuple[str, ...] | None) -> str:
+    return "(" + ", ".join(key) + ")" if key else "the beginning"
+
+
+def _fields(key: EffectKey) -> dict[str, Any]:
+    return {
+        "execution": key.execution,
+        "plan": key.plan,
+        "plan_hash": key.plan_hash,
+        "step": key.step,
+        "direction": key.direction,
+        "part": key.part,
+    }
+
+

@@ -1,0 +1,149 @@
+"""A step that fills columns of a table in key order, in short transactions, and can stop and go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from segue.model.plans import PlanModel, Seconds, StepFields
+from segue.ports import FORWARD, BackfillSpec, Chunk, Database, Observed, StepRun
+from segue.rows.chunks import ChunkSize
+from segue.rows.walk import Walk
+
+if TYPE_CHECKING:
+    from segue.model.impact import Statement
+
+# The part of a backfill's history that says "all of it".
+WHOLE = -2
+
+
+class Batch(PlanModel):
+    """How large a batch is: it starts with `size` keys and then follows the time."""
+
+    size: int = Field(default=1000, ge=1, description="Keys in the first batch.")
+    target: Seconds = Field(default=0.3, gt=0, le=0.6, description="The time a batch should take.")
+    max: int = Field(default=50_000, ge=1, description="The most keys in a batch.")
+
+
+class BackfillReverse(PlanModel):
+    """What a rollback writes, the same way."""
+
+    set: dict[str, str] = Field(min_length=1, description="SQL expression by column.")
+    where: str | None = Field(default=None, description="Which rows; SQL.")
+
+
+class BackfillParams(StepFields):
+    """Fill columns of every row, in batches that follow the time they take."""
+
+    kind: Literal["backfill"] = "backfill"
+    table: str = Field(min_length=1, description="The table, as SQL writes it.")
+    set: dict[str, str] = Field(min_length=1, description="SQL expression by column; it may use the row's columns.")
+    where: str | None = Field(default=None, description="Which rows need it; SQL.")
+    batch: Batch = Field(default_factory=Batch)
+    workers: int = Field(default=1, ge=1, le=32, description="Batches written at the same time.")
+    pause: Seconds = Field(default=0.0, description="Wait after each batch, to spare the server.")
+    reverse: Literal["nothing"] | BackfillReverse = Field(
+        default="nothing",
+        description="What a rollback does: `nothing` when the values may stay or go with their column, or a backfill.",
+    )
+    timeout: Seconds = Field(default=86400.0, description="The longest the step may take.")
+
+
+class BackfillStep:
+    """See `segue.ports.StepKind`."""
+
+    kind = "backfill"
+    step_type = "data-migration"
+    Params = BackfillParams
+
+    def statements(self, params: BackfillParams, database: Database) -> list[Statement]:
+        """Return the statement that every batch sends, without its range."""
+        return database.statements(_update(params.table, params.set, params.where))
+
+    def reverse(self, params: BackfillParams, database: Database) -> list[Statement]:
+        """Return the statement that every batch of the undo sends."""
+        if params.reverse == "nothing":
+            return []
+        return database.statements(_update(params.table, params.reverse.set, params.reverse.where))
+
+    def irreversible(self, params: BackfillParams) -> str | None:
+        """Return why the step cannot be undone."""
+        return params.irreversible
+
+    def problems(self, params: BackfillParams, database: Database) -> list[str]:
+        """Return which piece of SQL smuggles in more than an expression."""
+        found = []
+        for name, statements in (("set", self.statements(params, database)), ("reverse", self.reverse(params, database))):
+            if len(statements) > 1 or any(not statement.verb.startswith("UPDATE") for statement in statements):
+                found.append(f"`{name}` and `where` must be expressions, not statements")
+        return found
+
+    def check(self, run: StepRun) -> None:
+        """What is wrong shows when the backfill is prepared, before anything is written."""
+
+    def run(self, run: StepRun) -> None:
+        """Walk the table and fill the columns."""
+        params: BackfillParams = run.params
+        self._walk(run, BackfillSpec(params.table, params.set, params.where))
+
+    def observe(self, run: StepRun) -> Observed:
+        """Look whether the walk came to its end."""
+        return run.target.observe(run.key(WHOLE, FORWARD))
+
+    def undo(self, run: StepRun) -> None:
+        """Walk again with the reverse, if there is one and anything was written."""
+        params: BackfillParams = run.params
+        if params.reverse == "nothing" or not run.target.parts(run.key(0).execution, params.name, FORWARD):
+            return
+        self._walk(run, BackfillSpec(params.table, params.reverse.set, params.reverse.where))
+
+    def _walk(self, run: StepRun, spec: BackfillSpec) -> None:
+        params: BackfillParams = run.params
+        whole = run.key(WHOLE)
+        if run.target.observe(whole) is Observed.DONE:
+            return
+        work = run.target.backfill(run.key(0), spec, run.patience)
+        settings = {
+            "batch_size": params.batch.size,
+            "target_ms": round(params.batch.target * 1000),
+            "workers": params.workers,
+            "throttle_ms": round(params.pause * 1000),
+            "script": ", ".join(f"{name} = {expression}" for name, expression in spec.assignments.items()),
+            "filter": spec.where,
+            "max_retries": params.retries,
+            "key": list(work.key),
+        }
+        record = run.recording(work, spec.table, settings)
+        rows = 0
+
+        def report(chunk: Chunk) -> None:
+            nonlocal rows
+            rows += chunk.rows
+            record.chunk(chunk)
+
+        walk = Walk(
+            work,
+            size=ChunkSize(params.batch.size, params.batch.target, params.batch.max),
+            workers=params.workers,
+            pause=params.pause,
+            patience=run.patience.work,
+            boundary=run.boundary,
+            report=report,
+        )
+        try:
+            walk.go()
+        except BaseException as error:
+            record.stop(error)
+            raise
+        run.target.mark(whole, {"rows": rows})
+        record.finish()
+
+
+def _update(table: str, assignments: dict[str, str], where: str | None) -> str:
+    """Return the statement for parsing and prediction; what runs is composed by the database with quoted names."""
+    written = ", ".join(f'"{name}" = {expression}' for name, expression in assignments.items())
+    return f"UPDATE {table} SET {written}" + (f" WHERE ({where})" if where else "")  # noqa: S608
+
+
+STEP: Any = BackfillStep()
