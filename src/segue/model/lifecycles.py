@@ -26,7 +26,10 @@ S = TypeVar("S", bound=StrEnum)
 
 @dataclass(frozen=True)
 class Lifecycle(Generic[S]):
-    """One record's life: its words, where it may begin, and which word may follow which."""
+    """One record's life: its words, where it may begin, and which word may follow which.
+
+    `noun` names the record for people, and is the subject of its entries in the ledger.
+    """
 
     noun: str
     words: type[S]
@@ -38,7 +41,7 @@ class Lifecycle(Generic[S]):
         try:
             return self.words(text)
         except ValueError:
-            raise LifecycleError(f'"{text}" is not a status of {self.noun}') from None
+            raise LifecycleError(f'"{text}" is not a status of the {self.noun}') from None
 
     def allows(self, here: str, there: str) -> bool:
         """Return whether `there` may follow `here`."""
@@ -49,7 +52,7 @@ class Lifecycle(Generic[S]):
         if not self.allows(here, there):
             allowed = ", ".join(sorted(self.after[self.word(here)])) or "nothing"
             raise LifecycleError(
-                f'{self.noun} cannot go from "{here}" to "{there}"', hint=f'after "{here}" may come: {allowed}'
+                f'the {self.noun} cannot go from "{here}" to "{there}"', hint=f'after "{here}" may come: {allowed}'
             )
 
     def terminal(self, here: str) -> bool:
@@ -75,7 +78,7 @@ class PlanStatus(StrEnum):
 
 
 PLAN = _lifecycle(
-    "a plan",
+    "plan",
     PlanStatus,
     PlanStatus.DRAFT,
     after={
@@ -103,7 +106,7 @@ class ExecutionStatus(StrEnum):
 
 
 EXECUTION = _lifecycle(
-    "an execution",
+    "execution",
     ExecutionStatus,
     ExecutionStatus.PENDING,
     after={
@@ -148,7 +151,7 @@ class StepRunStatus(StrEnum):
 
 
 STEP_RUN = _lifecycle(
-    "a step",
+    "step",
     StepRunStatus,
     StepRunStatus.PENDING,
     after={
@@ -193,7 +196,7 @@ class JobStatus(StrEnum):
 
 
 JOB = _lifecycle(
-    "a data migration job",
+    "job",
     JobStatus,
     JobStatus.PENDING,
     after={
@@ -216,7 +219,7 @@ class BatchStatus(StrEnum):
 
 
 BATCH = _lifecycle(
-    "a batch",
+    "batch",
     BatchStatus,
     BatchStatus.PENDING,
     # A batch is often written down only when its work is done, in one statement for many.
@@ -257,7 +260,7 @@ class OnlineChangePhase(StrEnum):
 _GIVEN_UP = (OnlineChangePhase.FAILED, OnlineChangePhase.CANCELLED)
 
 ONLINE_CHANGE = _lifecycle(
-    "an online change",
+    "online change",
     OnlineChangePhase,
     OnlineChangePhase.PENDING,
     after={
@@ -306,7 +309,7 @@ class ShadowSync(StrEnum):
 
 
 SHADOW_SYNC = _lifecycle(
-    "a shadow table",
+    "shadow table",
     ShadowSync,
     ShadowSync.SYNCING,
     after={
@@ -328,7 +331,7 @@ class DeploymentPhase(StrEnum):
 
 
 DEPLOYMENT = _lifecycle(
-    "a blue-green deployment",
+    "deployment",
     DeploymentPhase,
     DeploymentPhase.PREPARING,
     after={
@@ -352,7 +355,7 @@ class DeprecationStatus(StrEnum):
 
 
 DEPRECATION = _lifecycle(
-    "a deprecation",
+    "deprecation",
     DeprecationStatus,
     DeprecationStatus.DEPRECATED,
     after={
@@ -374,7 +377,7 @@ class RecoveryStatus(StrEnum):
 
 
 RECOVERY = _lifecycle(
-    "a recovery",
+    "recovery",
     RecoveryStatus,
     RecoveryStatus.PLANNED,
     after={
@@ -395,7 +398,7 @@ class IncidentStatus(StrEnum):
 
 
 INCIDENT = _lifecycle(
-    "an incident",
+    "incident",
     IncidentStatus,
     IncidentStatus.OPEN,
     after={
@@ -417,7 +420,7 @@ class IncidentActionStatus(StrEnum):
 
 
 INCIDENT_ACTION = _lifecycle(
-    "an incident's action",
+    "incident action",
     IncidentActionStatus,
     IncidentActionStatus.PENDING,
     after={
@@ -443,7 +446,7 @@ class SuiteStatus(StrEnum):
 
 
 SUITE = _lifecycle(
-    "a test suite",
+    "suite",
     SuiteStatus,
     SuiteStatus.PENDING,
     after={
@@ -466,7 +469,7 @@ class SuiteRunStatus(StrEnum):
 
 
 SUITE_RUN = _lifecycle(
-    "a run of a test suite",
+    "suite run",
     SuiteRunStatus,
     SuiteRunStatus.RUNNING,
     after={SuiteRunStatus.RUNNING: (SuiteRunStatus.PASSED, SuiteRunStatus.FAILED, SuiteRunStatus.CANCELLED)},
@@ -481,7 +484,7 @@ class ApprovalStatus(StrEnum):
 
 
 APPROVAL = _lifecycle(
-    "an approval",
+    "approval",
     ApprovalStatus,
     ApprovalStatus.GRANTED,
     after={ApprovalStatus.GRANTED: (ApprovalStatus.REVOKED,)},
@@ -497,7 +500,7 @@ class WorkerStatus(StrEnum):
 
 
 WORKER = _lifecycle(
-    "a worker",
+    "worker",
     WorkerStatus,
     WorkerStatus.RUNNING,
     after={

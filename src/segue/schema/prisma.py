@@ -623,13 +623,13 @@ class _Reader:
             if action is not None and not (isinstance(action, Word) and action.text in ACTIONS):
                 self._fail(f"unknown action for {key}", attribute.place, hint=", ".join(ACTIONS))
             actions[key] = action.text if isinstance(action, Word) else None
-        name, constraint = attribute.get("name"), attribute.get("map", None)
+        named, constraint = attribute.get("name"), attribute.get("map", None)
         return Relation(
             fields,
             references,
             actions["onDelete"],
             actions["onUpdate"],
-            name if isinstance(name, str) else None,
+            named if isinstance(named, str) else None,
             constraint if isinstance(constraint, str) else None,
         )
 

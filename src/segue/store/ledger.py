@@ -46,7 +46,7 @@ def append(
 ) -> None:
     """Write an entry with the session's transaction: it is there if and only if the transaction commits.
 
-    `subject` is the table of the record, `subject_id` its id, `action` a word: what happened to it. The entry is sent
+    `subject` is the noun of the record (`plan`, `execution`, `environment` …), `subject_id` its id, `action` a word: what happened to it. The entry is sent
     just before the commit, not now: entries wait for one another, and so nobody waits longer than a commit takes.
     """
     entry = {

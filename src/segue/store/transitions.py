@@ -54,14 +54,14 @@ def advance(
     session.refresh(row)
     if changed is None:
         raise StaleState(
-            f'{lifecycle.noun} is "{getattr(row, attribute)}" by now, not "{here}"',
+            f'the {lifecycle.noun} is "{getattr(row, attribute)}" by now, not "{here}"',
             hint="somebody else works on it; look at it again",
         )
     ledger.append(
         session,
         actor=actor,
         action=str(to),
-        subject=cls.__tablename__,
+        subject=lifecycle.noun,
         subject_id=identity,
         detail={**(detail or {}), "from": str(here), "to": str(to)},
     )

@@ -66,10 +66,10 @@ class Row(DeclarativeBase):
             lifecycle = self.life[1]
             if not inspect(self).transient:
                 raise LifecycleError(
-                    f'the {name} of {lifecycle.noun} was assigned "{value}"', hint="use transitions.advance"
+                    f'the {name} of the {lifecycle.noun} was assigned "{value}"', hint="use transitions.advance"
                 )
             if lifecycle.word(value) not in lifecycle.initial:
-                raise LifecycleError(f'{lifecycle.noun} cannot begin as "{value}"', hint="use transitions.advance")
+                raise LifecycleError(f'the {lifecycle.noun} cannot begin as "{value}"', hint="use transitions.advance")
         super().__setattr__(name, value)
 
 
