@@ -17,10 +17,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code, with every failure printed as words or as JSON."""
-    from segue.cli import output
-
-    arguments = output.configure(arguments)
     try:
+        from segue.cli import output
+
+        arguments = output.configure(arguments)
         from segue.cli.commands import root
 
         return finish(root(arguments))

@@ -101,9 +101,7 @@ def load(name: str, module: str) -> Any:
     app = importlib.import_module(f"segue.cli.{module}").app
     several = len(app.registered_commands) > 1 or app.registered_groups or app.registered_callback
     command: Any = typer.main.get_command(app)
-    if several and name != module.replace("_", "-"):
-        command = command.commands[name]
-    elif several and name in command.commands:
+    if (several and name != module.replace("_", "-")) or (several and name in command.commands):
         command = command.commands[name]
     command.name = name
     _polish(command)

@@ -16,12 +16,14 @@ from typer.exceptions import TyperException
 from segue import __version__
 from segue.cli import output
 from segue.clock import now
-from segue.errors import ExitCode, Interrupted, SegueError, TargetUnreachable, UsageError
+from segue.errors import Interrupted, SegueError, TargetUnreachable, UsageError
 
 REPORT = "please report it, with that file"
 
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
-_KEY_PASSWORD = re.compile(r"(?i)((?:password|passwd|pgpassword|segue_key|sslpassword)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&,;]+)")
+_KEY_PASSWORD = re.compile(
+    r"(?i)((?:password|passwd|pgpassword|segue_key|sslpassword)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&,;]+)"
+)
 
 
 def report(error: BaseException) -> int:
@@ -58,7 +60,7 @@ def show(error: SegueError) -> None:
         content: dict[str, Any] = {**error.as_json(), "exit_code": int(error.exit_code)}
         output.document({"ok": False, "error": content})
         return
-    if isinstance(error, _HelpShown):
+    if isinstance(error, _CommandMissingError):
         output.say("\n".join(error.details))
         return
     label = "" if isinstance(error, Interrupted) else output.paint("error:", "red", sys.stderr) + " "
@@ -84,7 +86,7 @@ def crash(error: BaseException) -> SegueError:
             path = place / f"{moment:%Y%m%dT%H%M%S.%f}Z.txt"
             path.touch(mode=0o600)
             path.write_text(header + text, encoding="utf-8")
-        except Exception:
+        except Exception:  # noqa: S112 - the next place is tried, and what went wrong is told anyway
             continue
         return InternalError(f"a mistake of Segue's own: {words}", details=[f"saved as {path}"], hint=REPORT)
     return InternalError(f"a mistake of Segue's own: {words}", details=text.splitlines(), hint="please report it")
@@ -95,7 +97,7 @@ def redact(text: str) -> str:
     return _KEY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
 
 
-class _HelpShown(UsageError):
+class _CommandMissingError(UsageError):
     """No command was given; the details are the help, which is shown instead of an error."""
 
 
@@ -114,7 +116,7 @@ def _usage(error: TyperException) -> SegueError:
     message = error.format_message().rstrip(".")
     if message.startswith("Usage:"):
         # A command that needs more words than it was given: its help is the best answer.
-        return _HelpShown("a command is missing", details=message.splitlines())
+        return _CommandMissingError("a command is missing", details=message.splitlines())
     message = " ".join(message.split())
     message = re.sub(r"'([^']*)'", r'"\1"', message[:1].lower() + message[1:])
     if context is None:

@@ -5,13 +5,14 @@ Rich is imported only to draw a table on a terminal: a pipe, `NO_COLOR` and `--j
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -21,7 +22,7 @@ import typer
 BROKEN_PIPE = 141
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """How data is printed."""
 
     TEXT = "text"
@@ -47,10 +48,7 @@ def configure(arguments: list[str]) -> list[str]:
     """Take from the arguments what holds for the whole process, so that even a usage error is printed as asked."""
     until = arguments.index("--") if "--" in arguments else len(arguments)
     mine, rest = arguments[:until], arguments[until:]
-    pairs = zip(mine, mine[1:], strict=False)
-    _wanted.json = (
-        "--json" in mine or "--format=json" in mine or any(pair == ("--format", "json") for pair in pairs)
-    )
+    _wanted.json = "--json" in mine or "--format=json" in mine or ("--format", "json") in itertools.pairwise(mine)
     if "--no-color" in mine:
         os.environ["NO_COLOR"] = "1"
         mine = [word for word in mine if word != "--no-color"]
@@ -106,7 +104,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     if not cells:
         return
     widths = [max(_width(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
-    data(paint("  ".join(_pad(name.upper(), width) for name, width in zip(columns, widths, strict=True)).rstrip(), "bold"))
+    data(
+        paint(
+            "  ".join(_pad(name.upper(), width) for name, width in zip(columns, widths, strict=True)).rstrip(), "bold"
+        )
+    )
     for row in cells:
         data("  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip())
 

@@ -220,9 +220,7 @@ def remove(session: Session, settings: Settings, name: str) -> bool:
 
     row = get(session, name)
     _refuse_running(session, row, "removed")
-    kept = session.scalar(
-        select(func.count()).select_from(ExecutionRow).where(ExecutionRow.environment_id == row.id)
-    )
+    kept = session.scalar(select(func.count()).select_from(ExecutionRow).where(ExecutionRow.environment_id == row.id))
     ledger.append(
         session,
         actor=settings.user,
@@ -349,9 +347,7 @@ def _find(session: Session, name: str) -> EnvironmentRow | None:
     return session.scalars(select(EnvironmentRow).where(EnvironmentRow.name == name)).one_or_none()
 
 
-def _refuse_running(
-    session: Session, row: EnvironmentRow, verb: str, states: tuple[str, ...] = UNFINISHED
-) -> None:
+def _refuse_running(session: Session, row: EnvironmentRow, verb: str, states: tuple[str, ...] = UNFINISHED) -> None:
     from sqlalchemy import select
 
     from segue.store.tables.executions import ExecutionRow
@@ -384,4 +380,3 @@ def _refuse_window(session: Session, row: EnvironmentRow) -> None:
             ],
             hint="a rollback needs what would be removed; wait for the window to end",
         )
-

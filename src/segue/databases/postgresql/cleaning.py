@@ -25,13 +25,15 @@ _TRIGGERS = """
 """
 
 _RELATIONS = """
-    SELECT CASE relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' ELSE 'table' END,
-           relname
+    SELECT relkind::text, relname
     FROM pg_class c
     WHERE relnamespace = 'segue'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S') AND NOT relispartition
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
     ORDER BY relname
 """
+
+#: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
+KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))
 
 _ROUTINES = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'segue'::regnamespace ORDER BY 1"
 
@@ -83,12 +85,11 @@ def _drop(connection: psycopg.Connection[Any]) -> None:
     from psycopg import sql
 
     relations = connection.execute(_RELATIONS).fetchall()
-    kinds = {"materialized view": "MATERIALIZED VIEW", "view": "VIEW", "sequence": "SEQUENCE", "table": "TABLE"}
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', %s, true)", [PATIENCE])
-            for kind, word in kinds.items():
-                names = [sql.Identifier("segue", name) for found, name in relations if found == kind]
+            for kinds, word in KINDS:
+                names = [sql.Identifier("segue", name) for found, name in relations if found in kinds]
                 if names:
                     connection.execute(sql.SQL("DROP {} {} RESTRICT").format(sql.SQL(word), sql.SQL(", ").join(names)))
             for (routine,) in connection.execute(_ROUTINES).fetchall():

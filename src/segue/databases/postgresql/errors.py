@@ -17,10 +17,12 @@ from segue.errors import (
 )
 
 # Sessions are opened next to this module: where a URL leads is said beside what went wrong there.
-from segue.model.urls import place as place
+from segue.model.urls import place
 
 if TYPE_CHECKING:
     import psycopg
+
+__all__ = ["explain", "place", "redact"]
 
 #: What a failed connection attempt says (libpq gives no SQLSTATE there), first match wins.
 _REFUSALS: tuple[tuple[str, type[SegueError], str], ...] = (

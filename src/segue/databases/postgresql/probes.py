@@ -38,7 +38,11 @@ def probe(url: str, *, where: str = "", seconds: float = TRAFFIC_SECONDS) -> Pro
     try:
         with psycopg.connect(
             # Not "segue:…": whoever takes the lease ends sessions of that name.
-            url, connect_timeout=5, application_name="segue probe", autocommit=True, prepare_threshold=None
+            url,
+            connect_timeout=5,
+            application_name="segue probe",
+            autocommit=True,
+            prepare_threshold=None,
         ) as connection:
             told = connection.info.backend_pid
             facts = connection.execute(_FACTS).fetchone()
