@@ -123,6 +123,6 @@ def home() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for door in folder.rglob("door"):
+        for door in list(folder.rglob("door")):
             Cluster(door.parent).destroy()
         shutil.rmtree(folder, ignore_errors=True)

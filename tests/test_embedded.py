@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ USER = """
 import sys
 from pathlib import Path
 from segue.embedded import Cluster, processes
-cluster = Cluster(Path(sys.argv[1]))
+cluster = Cluster(Path(sys.argv[1]), options={"fsync": "off"})
 with cluster.use(hold=sys.argv[2] == "hold"):
     import psycopg
     with psycopg.connect(cluster.url()) as connection:
@@ -60,7 +59,7 @@ class User:
 
 @pytest.fixture
 def cluster(home: Path) -> Cluster:
-    return Cluster(home / "store")
+    return Cluster(home / "store", options={"fsync": "off"})
 
 
 @pytest.fixture
@@ -122,15 +121,17 @@ def test_a_held_server_stays_until_it_is_stopped(cluster: Cluster, user: Callabl
 
 def test_a_killed_server_is_back_with_its_data_at_the_next_use(cluster: Cluster) -> None:
     with cluster.use():
-        with psycopg.connect(cluster.url(), autocommit=True) as connection:
-            connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
-            # A back-end in the middle of something notices last that its server is gone.
-            with psycopg.connect(cluster.url()) as busy, contextlib.suppress(psycopg.Error):
-                found = processes.recorded(cluster._place().data)
-                assert found
-                busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 100000000)")
-                os.kill(found.pid, signal.SIGKILL)
-        assert not cluster.running()
+        connection = psycopg.connect(cluster.url(), autocommit=True)
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
+        # A back-end in the middle of something is the last to notice that its server is gone.
+        connection.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 100000000)")
+        found = processes.recorded(cluster._place().data)
+        assert found
+        os.kill(found.pid, signal.SIGKILL)
+        connection.close()
+        deadline = time.monotonic() + 10
+        while cluster.running() and time.monotonic() < deadline:
+            time.sleep(0.01)
         with cluster.use():
             assert answer(cluster, "SELECT n FROM kept") == 42
 
@@ -229,8 +230,10 @@ def test_binaries_in_a_closed_folder_are_copied_for_root(home: Path, monkeypatch
     monkeypatch.setattr(wheel, "SHARED", home / "shared")
     package = embedded.binaries().parents[1]
     copy = wheel._copied(package)
-    done = subprocess.run([copy / "pginstall" / "bin" / "postgres", "--version"], capture_output=True, text=True)
-    assert "PostgreSQL 18" in done.stdout
+    done = subprocess.run(
+        [copy / "pginstall" / "bin" / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    assert "(PostgreSQL) 18" in done.stdout
     assert wheel._copied(package) == copy
 
 
@@ -243,7 +246,8 @@ def test_a_path_too_long_for_a_socket_works(home: Path) -> None:
     assert not cluster.directory.exists()
 
 
-def test_psql_takes_the_url(cluster: Cluster) -> None:
+def test_psql_takes_the_url_and_a_store_is_safe_by_default(home: Path) -> None:
+    cluster = Cluster(home / "store")
     with cluster.use():
         command = [embedded.binaries() / "psql", cluster.url(), "-Atc", "SHOW server_encoding; SHOW fsync"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -294,7 +298,9 @@ def test_a_folder_that_is_a_file_is_refused(home: Path) -> None:
 def test_a_full_disk_is_said(home: Path) -> None:
     small = home / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=711", "tmpfs", small], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=711", "tmpfs", small], check=False, capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount")
     try:
@@ -327,7 +333,18 @@ def test_leaving_after_the_folder_was_deleted_leaves_no_server_behind(cluster: C
     with cluster.use():
         place = cluster._place()
         shutil.rmtree(cluster.directory)
-    assert not processes.all_in(place.data, place.account)
+    assert not processes.all_in(place.data, place.account, deleted=True)
+
+
+def test_leaving_a_deleted_cluster_spares_the_new_one_in_its_place(cluster: Cluster, user: Callable[..., User]) -> None:
+    with cluster.use():
+        shutil.rmtree(cluster.directory)
+        successor = user()
+        successor.postmaster()
+    assert cluster.running()
+    successor.leave()
+    place = placement.choose(cluster.directory)
+    assert not processes.all_in(place.data, place.account, deleted=True)
 
 
 def test_a_foreign_folder_for_the_socket_is_refused(home: Path) -> None:

@@ -122,7 +122,8 @@ class Cluster:
             # Only who has the door ever takes this lock alone, so it is granted at once. A process that is killed
             # loses it by itself.
             users.share()
-            self._start()
+            place = self._start()
+            life = place.data.stat()
             if hold:
                 self._hold()
             door.release()
@@ -133,7 +134,10 @@ class Cluster:
                 # still meet at it, and its last user still ends it.
                 door.wait_exclusive(_DOOR_LIMIT)
                 if users.try_exclusive() and not self._is_held():
-                    self._stop("fast")
+                    if _is_same(place.data, life):
+                        self._stop(place, "fast")
+                    else:
+                        processes.kill_all(place.data, place.account, deleted=True)
         finally:
             users.close()
             door.close()
@@ -152,14 +156,15 @@ class Cluster:
         if places.find(self.directory) is None:
             return
         with self._door():
-            self._stop(mode)
+            place = places.find(self.directory)
+            if place is not None:
+                self._stop(place, mode)
             (self.directory / "held").unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Kill the server and all its processes at once, as a power failure would."""
         place = self._place()
-        while processes.kill_all(place.data, place.account):
-            clock.sleep(0.01)
+        processes.kill_all(place.data, place.account)
 
     def destroy(self) -> None:
         """Stop the server and delete all its data, the folder included."""
@@ -168,8 +173,7 @@ class Cluster:
         with self._door():
             place = places.find(self.directory)
             if place is not None:
-                while processes.kill_all(place.data, place.account):
-                    clock.sleep(0.01)
+                processes.kill_all(place.data, place.account)
                 place.remove()
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -306,14 +310,14 @@ class Cluster:
 
     # -- starting and stopping, always behind the door -------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self) -> Placement:
         place = places.find(self.directory) or self._create()
         deadline = clock.ticks() + _START_LIMIT
         failures = 0
         while clock.ticks() < deadline:
             found = processes.living(place.data, place.account)
             if _is_up(found):
-                return
+                return place
             if found is not None:
                 clock.sleep(0.02)  # somebody's start that was killed half-way goes on, or a stop is under way
                 continue
@@ -393,10 +397,7 @@ class Cluster:
         path.write_text(str(port))
         return port
 
-    def _stop(self, mode: str) -> None:
-        place = places.find(self.directory)
-        if place is None:
-            return
+    def _stop(self, place: Placement, mode: str) -> None:
         found = processes.living(place.data, place.account)
         if found is None:
             processes.kill_all(place.data, place.account)  # orphans of a server that was killed
@@ -415,6 +416,13 @@ class Cluster:
 
 def _is_up(found: Postmaster | None) -> bool:
     return found is not None and found.status in ("ready", "standby") and found.answers()
+
+
+def _is_same(path: Path, before: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), before)
+    except FileNotFoundError:
+        return False
 
 
 def _system_has_c_utf8() -> bool:

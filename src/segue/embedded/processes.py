@@ -9,9 +9,11 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from segue import clock
 from segue.embedded.account import Account
 
 _PROC = Path("/proc")
+_DYING_LIMIT = 10.0  # seconds; a process that waits for a broken disk cannot even be killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +83,37 @@ def is_in(pid: int, data: Path, account: Account) -> bool:
     return _works_in([pid], data, account) == [pid]
 
 
-def all_in(data: Path, account: Account) -> list[int]:
-    """Return the numbers of all processes that work in this data folder."""
+def all_in(data: Path, account: Account, *, deleted: bool = False) -> list[int]:
+    """Return the numbers of all processes that work in this data folder, or in one with its name that was deleted."""
     if not _PROC.joinpath("self").exists():  # macOS: only the postmaster is known, and its children leave with it
         found = living(data, account)
         return [found.pid] if found else []
-    return _works_in([int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()], data, account)
+    # The kernel marks the name of a folder that was deleted in this way.
+    name = Path(f"{data} (deleted)") if deleted else data
+    return _works_in([int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()], name, account)
 
 
-def kill_all(data: Path, account: Account) -> int:
-    """Kill every process that works in this data folder, the server first; return how many there were."""
-    pids = all_in(data, account)
-    first = recorded(data)
-    if first is not None and first.pid in pids:
-        # The parent first, or it would see its children crash and start them again.
-        pids.remove(first.pid)
-        pids.insert(0, first.pid)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(pids)
+def kill_all(data: Path, account: Account, *, deleted: bool = False) -> None:
+    """Kill every process that `all_in` names, the server first, and wait until they are gone."""
+    deadline = clock.ticks() + _DYING_LIMIT
+    while (pids := all_in(data, account, deleted=deleted)) and clock.ticks() < deadline:
+        first = None if deleted else recorded(data)
+        if first is not None and first.pid in pids:
+            # The parent first, or it would see its children crash and start them again.
+            pids.remove(first.pid)
+            pids.insert(0, first.pid)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        clock.sleep(0.01)
 
 
 def _works_in(pids: list[int], data: Path, account: Account) -> list[int]:
-    wanted = {str(data), f"{data} (deleted)"}
+    wanted = str(data)
     result, hidden = [], []
     for pid in pids:
         try:
-            if str(Path(f"/proc/{pid}/cwd").readlink()) in wanted:
+            if str(Path(f"/proc/{pid}/cwd").readlink()) == wanted:
                 result.append(pid)
         except PermissionError:
             hidden.append(pid)
@@ -128,6 +133,6 @@ def _works_in(pids: list[int], data: Path, account: Account) -> list[int]:
             ).stdout
             for line in shown.splitlines():
                 number, _, folder = line.partition(" ")
-                if folder in wanted:
+                if folder == wanted:
                     result.append(int(number))
     return result
