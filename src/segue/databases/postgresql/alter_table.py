@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.relations import mentioned, qualified, strings, table_name, volatile_calls
-from segue.model.impact import Duration, IndexBuild, Lock
+from segue.model.impact import Duration, Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,11 @@ _WEAKER = {
 _LIGHT_PARAMETERS = frozenset(
     "fillfactor toast_tuple_target parallel_workers vacuum_index_cleanup vacuum_truncate "
     "vacuum_max_eager_freeze_failure_rate log_autovacuum_min_duration deduplicate_items".split()
+)
+_BUILT_IN = frozenset(
+    "text uuid json jsonb date bytea inet cidr macaddr money xml oid name tsvector tsquery point box circle polygon "
+    "int2 int4 int8 float4 float8 numeric bool varchar bpchar timestamp timestamptz time timetz interval "
+    "int4range int8range numrange tsrange tstzrange daterange jsonpath pg_lsn citext hstore vector".split()
 )
 _SERIAL = frozenset("serial serial2 serial4 serial8 smallserial bigserial".split())
 
@@ -77,6 +82,7 @@ def alter_table(statement: Any, effects: Effects) -> None:
         # Nothing waits for a table that nobody else can see yet, however long the work on it takes.
         effects.duration = Duration.INSTANT
         effects.destroys = False
+        effects.notes.clear()
 
 
 def foreign_key(constraint: Any, effects: Effects, *, validated: bool) -> None:
@@ -96,12 +102,31 @@ def _add_column(command: Any, definition: Any, table: str, effects: Effects) -> 
     if type_name and type_name[-1] in _SERIAL and len(type_name) == 1:
         effects.lasts(Duration.REWRITE)
         effects.note(f'rewrites the table: "{name}" takes a sequence value for every row')
-    elif type_name and type_name[0] != "pg_catalog":
+    elif type_name and type_name[0] != "pg_catalog" and not (len(type_name) == 1 and type_name[0] in _BUILT_IN):
         effects.note(f'if "{qualified(type_name)}" is a domain with a constraint, the table is rewritten')
-    default = kinds.get("CONSTR_DEFAULT")
-    has_default = default is not None and not _is_null(default.raw_expr)
-    if default is not None:
-        volatile, unknown = volatile_calls(default.raw_expr)
+    _column_values(name, kinds, effects)
+    if "CONSTR_CHECK" in kinds:
+        effects.lasts(Duration.SCAN)
+        effects.note("an inline CHECK scans the table under the lock")
+    if "CONSTR_UNIQUE" in kinds or "CONSTR_PRIMARY" in kinds:
+        effects.lasts(Duration.INDEX_BUILD)
+        effects.note("builds an index under the lock")
+    filled = "CONSTR_DEFAULT" in kinds and not _is_null(kinds["CONSTR_DEFAULT"].raw_expr)
+    if "CONSTR_FOREIGN" in kinds:
+        foreign_key(kinds["CONSTR_FOREIGN"], effects, validated=False)
+        if filled:
+            effects.lasts(Duration.SCAN)
+            effects.note("a default with REFERENCES scans both tables under the locks")
+    filled = filled or effects.duration is Duration.REWRITE or "CONSTR_GENERATED" in kinds
+    if ("CONSTR_NOTNULL" in kinds or "CONSTR_PRIMARY" in kinds) and not filled:
+        effects.note(f'fails if the table has rows: "{name}" is NOT NULL and has no default')
+    return None
+
+
+def _column_values(name: str, kinds: dict[str, Any], effects: Effects) -> None:
+    """Judge where a new column's values come from: only those that are the same for every row cost nothing."""
+    if "CONSTR_DEFAULT" in kinds:
+        volatile, unknown = volatile_calls(kinds["CONSTR_DEFAULT"].raw_expr)
         if volatile:
             effects.lasts(Duration.REWRITE)
             effects.note(f"rewrites the table: {volatile[0]}() gives another value for every row")
@@ -111,27 +136,9 @@ def _add_column(command: Any, definition: Any, table: str, effects: Effects) -> 
     if "CONSTR_IDENTITY" in kinds:
         effects.lasts(Duration.REWRITE)
         effects.note(f'rewrites the table: "{name}" takes a sequence value for every row')
-    generated = kinds.get("CONSTR_GENERATED")
-    if generated is not None and generated.generated_kind != "v":
+    if "CONSTR_GENERATED" in kinds and kinds["CONSTR_GENERATED"].generated_kind != "v":
         effects.lasts(Duration.REWRITE)
         effects.note(f'rewrites the table: "{name}" is stored for every row')
-    if "CONSTR_CHECK" in kinds:
-        effects.lasts(Duration.SCAN)
-        effects.note("an inline CHECK scans the table under the lock")
-    for kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY"):
-        if kind in kinds:
-            effects.lasts(Duration.INDEX_BUILD)
-            effects.note("builds an index under the lock")
-    if "CONSTR_FOREIGN" in kinds:
-        foreign_key(kinds["CONSTR_FOREIGN"], effects, validated=False)
-        if has_default:
-            effects.lasts(Duration.SCAN)
-            effects.note("a default with REFERENCES scans both tables under the locks")
-    required = "CONSTR_NOTNULL" in kinds or "CONSTR_PRIMARY" in kinds
-    filled = has_default or "CONSTR_IDENTITY" in kinds or generated is not None or effects.duration is Duration.REWRITE
-    if required and not filled:
-        effects.note(f'fails if the table has rows: "{name}" is NOT NULL and has no default')
-    return None
 
 
 def _add_constraint(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
@@ -148,7 +155,6 @@ def _add_constraint(command: Any, definition: Any, table: str, effects: Effects)
         effects.lasts(Duration.SCAN)
         effects.note("looks for NULL in every row under the lock, unless a valid CHECK proves there is none")
     elif kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY") and constraint.indexname:
-        effects.index = None
         if kind == "CONSTR_PRIMARY":
             effects.lasts(Duration.SCAN)
             effects.note("looks for NULL in every row under the lock, unless the key's columns are NOT NULL already")
@@ -308,6 +314,3 @@ def _constraint_kind(node: Any) -> str:
 
 def _is_null(node: Any) -> bool:
     return bool(node.WhichOneof("node") == "a_const" and node.a_const.isnull)
-
-
-__all__ = ["IndexBuild", "alter_table", "foreign_key"]

@@ -15,7 +15,6 @@ from segue.databases.postgresql.relations import (
     mentioned,
     object_name,
     qualified,
-    quoted,
     strings,
     table_name,
     unwrapped,
@@ -83,8 +82,8 @@ _VERBS = {
 _LOCKLESS = frozenset(
     f"{name}_stmt"
     for name in (
-        "create_enum create_range composite_type define create_domain create_cast create_conversion create_transform "
-        "create_op_class create_op_family alter_op_family alter_operator alter_collation create_am create_fdw alter_fdw "
+        "create_enum create_range composite_type define create_domain create_cast create_conversion "
+        "create_transform create_op_class create_op_family alter_op_family alter_operator alter_collation create_am create_fdw alter_fdw "
         "create_foreign_server alter_foreign_server create_user_mapping alter_user_mapping drop_user_mapping "
         "create_event_trig alter_event_trig create_plang create_role alter_role alter_role_set drop_role grant_role "
         "alter_default_privileges alter_tsdictionary alter_tsconfiguration alter_database alter_database_set "
@@ -265,8 +264,6 @@ def _drop_one(what: str, parts: list[str], statement: Any, effects: Effects) -> 
         effects.take(f"table of statistics {name}", SUE, known=False)
     elif what in ("SCHEMA", "TYPE", "DOMAIN", "EXTENSION"):
         effects.destroys = True
-    elif what == "PUBLICATION":
-        effects.take(f"tables of publication {name}", SUE, known=False)
 
 
 def _drop_index(name: str, statement: Any, effects: Effects) -> None:
@@ -433,8 +430,10 @@ def _comment(statement: Any, effects: Effects) -> None:
     parts = object_name(statement.object)
     if what in ("TABLE", "VIEW", "MATVIEW", "FOREIGN_TABLE", "INDEX", "SEQUENCE"):
         effects.take(qualified(parts), SUE)
-    elif what == "COLUMN" or what in ("TRIGGER", "POLICY", "RULE", "TABCONSTRAINT"):
+    elif what == "COLUMN":
         effects.take(qualified(parts[:-1]), SUE)
+    elif what in ("TRIGGER", "POLICY", "RULE", "TABCONSTRAINT"):
+        effects.take(qualified(parts[:-1]), Lock.ACCESS_SHARE)
 
 
 def _grant(statement: Any, effects: Effects) -> None:
@@ -453,7 +452,7 @@ def _grant(statement: Any, effects: Effects) -> None:
 def _trigger(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE OR REPLACE TRIGGER" if statement.replace else "CREATE TRIGGER"
     if statement.HasField("constrrel"):
-        effects.take(table_name(statement.constrrel), SRE, parent=True)
+        effects.take(table_name(statement.constrrel), Lock.ACCESS_SHARE, parent=True)
     effects.take(table_name(statement.relation), SRE)
 
 
@@ -466,9 +465,7 @@ def _policy(statement: Any, effects: Effects) -> None:
 def _rule(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE RULE"
     for action in statement.actions:
-        for table in mentioned(action):
-            if table not in ("new", "old"):
-                effects.take(table, Lock.ACCESS_SHARE)
+        effects.take_all({table: lock for table, lock in mentioned(action).items() if table not in ("new", "old")})
     effects.take(table_name(statement.relation), AEL)
 
 
@@ -695,5 +692,3 @@ _JUDGES: dict[str, Judge] = {
     "alter_subscription_stmt": _alter_subscription,
     "import_foreign_schema_stmt": _import,
 }
-
-__all__ = ["judge", "quoted"]

@@ -115,41 +115,49 @@ def _add(found: dict[str, Lock], name: str, lock: Lock) -> None:
         found[name] = lock
 
 
+_QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+_WRITES = _QUERIES - {"SelectStmt"}
+
+
 def _collect(message: Any, local: frozenset[str], found: dict[str, Lock]) -> None:
     kind = type(message).__name__
     if kind == "RangeVar":
         if message.schemaname or message.relname not in local:
             _add(found, table_name(message), Lock.ACCESS_SHARE)
         return
-    if kind in ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt") and message.HasField(
-        "with_clause"
-    ):
-        clause = message.with_clause
-        names = [unwrapped(item).ctename for item in clause.ctes]
-        if clause.recursive:
-            local = local | frozenset(names)
-        for item in clause.ctes:
-            query = unwrapped(item)
-            # Without RECURSIVE a query sees only those before it: `WITH t AS (SELECT … FROM t)` reads the table t.
-            _collect(unwrapped(query.ctequery), local, found)
-            local = local | {query.ctename}
-    if kind in ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"):
+    if kind in _QUERIES and message.HasField("with_clause"):
+        local = _collect_with(message.with_clause, local, found)
+    if kind in _WRITES:
         _add(found, table_name(message.relation), Lock.ROW_EXCLUSIVE)
     for field, child in children(message):
-        written = field == "relation" and kind in ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
-        if field == "with_clause" or written:
-            continue
-        if kind == "LockingClause":
-            continue
-        _collect(child, local, found)
+        written = field == "relation" and kind in _WRITES
+        if field != "with_clause" and not written and type(child).__name__ != "LockingClause":
+            _collect(child, local, found)
     if kind == "SelectStmt":
-        for item in message.locking_clause:
-            wanted = {unwrapped(entry).relname for entry in item.locking_clause.locked_rels}
-            for source in message.from_clause:
-                for relation in descendants(source, "RangeVar"):
-                    called = relation.alias.aliasname or relation.relname
-                    if (not wanted or called in wanted) and (relation.schemaname or relation.relname not in local):
-                        _add(found, table_name(relation), Lock.ROW_SHARE)
+        _row_locks(message, local, found)
+
+
+def _collect_with(clause: Any, local: frozenset[str], found: dict[str, Lock]) -> frozenset[str]:
+    """Read a WITH clause and return the names that are local from here on."""
+    if clause.recursive:
+        local = local | {unwrapped(item).ctename for item in clause.ctes}
+    for item in clause.ctes:
+        query = unwrapped(item)
+        # Without RECURSIVE a query sees only those before it: `WITH t AS (SELECT … FROM t)` reads the table t.
+        _collect(unwrapped(query.ctequery), local, found)
+        local = local | {query.ctename}
+    return local
+
+
+def _row_locks(select: Any, local: frozenset[str], found: dict[str, Lock]) -> None:
+    """Record what SELECT … FOR UPDATE (or SHARE) locks."""
+    for item in select.locking_clause:
+        wanted = {unwrapped(entry).relname for entry in item.locking_clause.locked_rels}
+        for source in select.from_clause:
+            for relation in descendants(source, "RangeVar"):
+                called = relation.alias.aliasname or relation.relname
+                if (not wanted or called in wanted) and (relation.schemaname or relation.relname not in local):
+                    _add(found, table_name(relation), Lock.ROW_SHARE)
 
 
 def volatile_calls(expression: Any) -> tuple[list[str], list[str]]:
