@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from segue.model.impact import Statement
-    from segue.model.plans import StepFields
     from segue.model.probe import Probe
 
 FORWARD = "forward"
@@ -173,8 +172,14 @@ class ChunkWriter(Protocol):
 class Target(Protocol):
     """A database under the lease of one execution."""
 
-    fence: int
     waits: Waits
+    #: Sessions of earlier runs that were ended when the lease was taken.
+    taken_over: list[str]
+
+    @property
+    def fence(self) -> int:
+        """Return the number of this holding of the lease; it only grows."""
+        ...
 
     def alive(self) -> None:
         """Raise FenceLost or TargetUnreachable when the lease is gone."""
@@ -307,7 +312,9 @@ class StepKind(Protocol):
 
     kind: str
     step_type: str
-    Params: type[StepFields]
+    #: Whether a run changes the target.
+    effects: bool
+    Params: Any
 
     def statements(self, params: Any, database: Database) -> list[Statement]:
         """Return the statements that a run will send, with their predicted impact; raises InvalidInput."""

@@ -15,7 +15,7 @@ from segue.store.tables.jobs import BatchRow, JobRow
 from segue.store.transitions import advance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from segue.engine.record import Record
     from segue.ports import Chunk, ChunkedWork
@@ -51,6 +51,8 @@ class Job:
         self._step = step
         self._new: list[Chunk] = []
         self._began = self._written = clock.ticks()
+        #: Called with the rows of each chunk.
+        self.on_rows: Callable[[int], None] = lambda rows: None
         self._total = work.estimate()
         self._session_rows = 0
         done = work.progress()
@@ -104,6 +106,7 @@ class Job:
         self._new.append(chunk)
         self._keys += chunk.keys
         self._rows += chunk.rows
+        self.on_rows(chunk.rows)
         self._session_rows += chunk.keys
         self._count += 1
         self._time += chunk.milliseconds
@@ -192,8 +195,3 @@ class Job:
             rows_per_second=rate,
             seconds_left=left / rate if rate else None,
         )
-
-    @property
-    def rows(self) -> int:
-        """Return how many rows were written in all."""
-        return self._rows

@@ -55,6 +55,7 @@ class BackfillStep:
 
     kind = "backfill"
     step_type = "data-migration"
+    effects = True
     Params = BackfillParams
 
     def statements(self, params: BackfillParams, database: Database) -> list[Statement]:

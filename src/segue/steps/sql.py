@@ -38,6 +38,7 @@ class SqlStep:
 
     kind = "sql"
     step_type = "schema-change"
+    effects = True
     Params = SqlParams
 
     def statements(self, params: SqlParams, database: Database) -> list[Statement]:

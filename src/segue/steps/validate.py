@@ -44,6 +44,7 @@ class ValidateStep:
 
     kind = "validate"
     step_type = "validation"
+    effects = False
     Params = ValidateParams
 
     def statements(self, params: ValidateParams, database: Database) -> list[Statement]:

@@ -33,22 +33,23 @@ class PostgresTarget:
         self.schema = schema
         self._url = url
         self.lease = Lease(url, execution=execution, holder=holder)
+        self.taken_over = self.lease.taken_over
         try:
-            self._work = self._open()
-            self._look = self._open()
+            self._open_all()
         except BaseException:
             self.lease.close()
             raise
+
+    def _open_all(self) -> None:
+        self._work = self._open()
+        self._look = self._open()
+        # The monitor's thread has a session of its own, so that it never stands in a transaction of another's.
+        self._eye = self._open()
 
     @property
     def fence(self) -> int:
         """Return the number of this holding; it only grows."""
         return self.lease.fence
-
-    @property
-    def taken_over(self) -> list[str]:
-        """Return the sessions of earlier runs that were ended when the lease was taken."""
-        return self.lease.taken_over
 
     def _open(self, **pins: str) -> psycopg.Connection[tuple[Any, ...]]:
         return open_session(self._url, application=self.lease.application, schema=self.schema, pins=pins)
@@ -59,17 +60,18 @@ class PostgresTarget:
 
     def recover(self, patience: float) -> None:
         """Reach the target again under the same lease."""
-        self._work.close()
-        self._look.close()
+        self._close_all()
         self.lease.recover(patience)
-        self._work = self._open()
-        self._look = self._open()
+        self._open_all()
 
     def close(self) -> None:
         """Give the lease back."""
-        self._work.close()
-        self._look.close()
+        self._close_all()
         self.lease.close()
+
+    def _close_all(self) -> None:
+        for connection in (self._work, self._look, self._eye):
+            connection.close()
 
     # -- effects
 
@@ -226,19 +228,19 @@ class PostgresTarget:
     def sample(self) -> Sample:
         """Take a look at the target."""
 
-        def look() -> Sample:
+        try:
             began = clock.ticks()
-            self._look.execute("select 1")
+            self._eye.execute("select 1")
             took = clock.ticks() - began
-            row = self._look.execute(
+            row = self._eye.execute(
                 "select count(*) filter (where wait_event_type = 'Lock'), count(*) filter (where state = 'active'), "
                 "pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), '0/0')::bigint "
                 "from pg_catalog.pg_stat_activity where datname = current_database()"
             ).fetchone()
-            assert row is not None
-            return Sample(round_trip_ms=took * 1000, lock_waiters=row[0], active=row[1], wal_bytes=row[2])
-
-        return self._looking(look)
+        except psycopg.Error as error:
+            raise explain(error, place(self._url)) from error
+        assert row is not None
+        return Sample(round_trip_ms=took * 1000, lock_waiters=row[0], active=row[1], wal_bytes=row[2])
 
     # -- chunked work
 

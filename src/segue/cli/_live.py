@@ -1,0 +1,92 @@
+"""Shows a run while it goes on: a line a step, and under it the progress of the one that works."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from segue.cli import output
+from segue.engine.events import Event, Watch
+from segue.model.quantities import count, duration
+
+_MARKS = {
+    "step-completed": ("✓", "ok", "green"),
+    "undo-completed": ("↶", "undone", "green"),
+    "step-failed": ("✗", "failed", "red"),
+    "step-warned": ("!", "warning", "yellow"),
+    "step-skipped": ("-", "skipped", "dim"),
+}
+_WORDS = {"connection-lost", "connection-back", "retry", "note", "undoing", "stopping", "took-over", "drift-accepted"}
+
+
+@contextmanager
+def view() -> Iterator[Watch]:
+    """Give a watcher that prints to stderr: with a line that is drawn anew on a terminal, plain lines elsewhere."""
+    lines = _Lines(live=output.colorful(sys.stderr) or (sys.stderr.isatty() and not output.as_json()))
+    try:
+        yield lines
+    finally:
+        lines.clear()
+
+
+class _Lines:
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._drawn = False
+        self._progress: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        if output.as_json():
+            return
+        if event.action == "progress":
+            self._show_progress(event)
+            return
+        if event.action in _MARKS:
+            self.clear()
+            self._step(event)
+        elif event.action in _WORDS or event.level in ("warning", "error"):
+            self.clear()
+            prefix = f"  {event.step}: " if event.step else "  "
+            output.say(prefix + event.message)
+        elif event.action in ("step-started", "undo-started") and self._live:
+            self._draw(f"… {event.step}")
+
+    def _step(self, event: Event) -> None:
+        mark, word, style = _MARKS[event.action]
+        painted = output.paint(mark if self._live else word.ljust(7), style, sys.stderr)
+        kind = str(event.detail.get("kind", ""))
+        output.say(f"{painted} {event.step or '':<32} {kind:<9} {event.message}".rstrip())
+        for line in event.detail.get("details", ()):
+            output.say(f"    {line}")
+
+    def _show_progress(self, event: Event) -> None:
+        detail: Any = event.detail
+        words = f"{event.step}: {count(detail['done'])} of about {count(detail['total'])} rows, {detail['percent']:.0f} %"
+        if detail.get("rows_per_second"):
+            words += f", {count(detail['rows_per_second'])} rows/s"
+        if detail.get("seconds_left"):
+            words += f", {duration(detail['seconds_left'])} left"
+        if self._live:
+            self._draw("… " + words)
+            return
+        # In a log a line for every tenth is enough.
+        tenth = int(detail["percent"] // 10)
+        if self._progress.get(event.step or "") != tenth:
+            self._progress[event.step or ""] = tenth
+            output.say("  " + words)
+
+    def _draw(self, text: str) -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+        sys.stderr.write("\r\x1b[K" + text[: width - 1])
+        sys.stderr.flush()
+        self._drawn = True
+
+    def clear(self) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._drawn = False

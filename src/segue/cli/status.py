@@ -1,0 +1,204 @@
+"""Look at executions, and stop them."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from segue.cli import output
+from segue.cli.commands import noun
+from segue.cli.output import Form, Format, Json
+
+COMMANDS = {
+    "status": "Show how far an execution is.",
+    "logs": "Show what an execution said.",
+    "pause": "Stop an execution at its next safe point, to go on later.",
+    "cancel": "Stop an execution at its next safe point, for good.",
+}
+
+app = noun(__doc__, example="segue status")
+
+Execution = Annotated[
+    str | None, typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False)
+]
+
+
+@app.command()
+def status(
+    execution: Execution = None,
+    all_: Annotated[bool, typer.Option("--all", help="List the latest executions instead.")] = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Show how far an execution is: its steps, its rows, its time, and what stopped it.
+
+    Examples:
+        segue status
+        segue status --all
+    """
+    from segue import settings as loader
+    from segue.services import executions
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        if all_:
+            content = [executions.describe(session, row) for row in executions.latest(session)]
+        else:
+            content = [executions.describe(session, executions.find(session, execution))]
+    if output.as_json():
+        output.document({"executions": content} if all_ else content[0])
+        return
+    if all_:
+        if not content:
+            output.say("no execution yet; `segue run PLAN --env ENV` starts one")
+        output.table(
+            ["execution", "plan", "environment", "status", "steps", "started", "seconds"],
+            [
+                (
+                    item["execution"],
+                    item["plan"],
+                    item["environment"],
+                    _word(item),
+                    f"{item['steps_completed']}/{item['steps_total']}",
+                    item["started_at"],
+                    item["seconds"],
+                )
+                for item in content
+            ],
+        )
+        return
+    _show(content[0])
+
+
+@app.command()
+def logs(
+    execution: Execution = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the execution stops.")] = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Show what an execution said, oldest line first. With --json one object a line.
+
+    Examples:
+        segue logs
+        segue logs --follow
+    """
+    from segue import settings as loader
+    from segue.services import executions
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store:
+        after = 0
+        with store.session() as session:
+            identity = executions.find(session, execution).id
+        while True:
+            with store.session() as session:
+                row = executions.find(session, identity)
+                running = executions.driven(row)
+                lines = executions.logs(session, row, after=after)
+            for line in lines:
+                after = line["id"]
+                if output.as_json():
+                    output.line(line)
+                else:
+                    step = f"{line['step']}: " if line["step"] else ""
+                    level = "" if line["level"] == "info" else f"{line['level'].upper()} "
+                    output.data(f"{line['at']:%Y-%m-%d %H:%M:%S}Z  {level}{step}{line['message']}")
+            if not follow or (not running and not lines):
+                return
+            time.sleep(0.5)
+
+
+@app.command()
+def pause(execution: Execution = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Stop an execution at its next safe point; `segue resume` goes on.
+
+    Example:
+        segue pause
+    """
+    _ask("pause", execution)
+
+
+@app.command()
+def cancel(execution: Execution = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Stop an execution at its next safe point, for good; `segue rollback` takes back what it did.
+
+    Example:
+        segue cancel
+    """
+    _ask("cancel", execution)
+
+
+def _ask(what: str, execution: str | None) -> None:
+    from segue import settings as loader
+    from segue.services import executions
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        words = getattr(executions, what)(store, execution, actor=settings.user)
+        with store.session() as session:
+            content = executions.describe(session, executions.find(session, execution))
+    if output.as_json():
+        output.document({"ok": True, "said": words, **content})
+    else:
+        output.say(words)
+
+
+def _word(item: dict[str, Any]) -> str:
+    if item["abandoned"]:
+        return "interrupted"
+    if item["requested"] and item["driven_by"]:
+        return f"{item['status']} ({item['requested']} requested)"
+    back = item["direction"] == "backward" and item["status"] != "rolled-back"
+    return f"{item['status']} (rolling back)" if back else str(item["status"])
+
+
+def _show(item: dict[str, Any]) -> None:
+    from segue.model.quantities import count, duration, size
+
+    metrics = item["metrics"] or {}
+    latency = metrics.get("latency_ms") or {}
+    output.fields(
+        [
+            ("plan", item["plan"]),
+            ("environment", item["environment"]),
+            ("execution", f"{item['execution']} (number {item['number']})"),
+            ("status", _word(item)),
+            ("driven by", item["driven_by"]),
+            ("started", item["started_at"]),
+            ("took", duration(item["seconds"]) if item["seconds"] is not None else None),
+            ("steps", f"{item['steps_completed']} of {item['steps_total']}"),
+            ("WAL written", size(metrics["wal_bytes"]) if metrics.get("wal_bytes") else None),
+            ("lock waits", f"{metrics['lock_waits']} ({metrics['lock_wait_ms']} ms)" if metrics.get("lock_waits") else None),
+            ("round trip", f"p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency else None),
+            ("rollback until", item["rollback_until"]),
+        ]
+    )
+    output.data()
+    output.table(
+        ["#", "step", "kind", "status", "took", "rows"],
+        [
+            (
+                step["number"],
+                step["name"],
+                step["kind"],
+                step["status"],
+                duration(step["seconds"]) if step["seconds"] is not None else None,
+                f"{count(step['job']['processed_rows'])} ({step['job']['percent']:.0f} %)" if "job" in step else "",
+            )
+            for step in item["steps"]
+        ],
+    )
+    if item["error"]:
+        output.data()
+        output.data(f"stopped: {item['error']['message']}")
+        for line in item["error"].get("details", []):
+            output.data(f"  {line}")
+        if item["error"].get("hint"):
+            output.data(f"hint: {item['error']['hint']}")
+    elif item["abandoned"]:
+        output.data()
+        output.data("its process is gone; `segue resume` goes on, `segue rollback` takes it back")

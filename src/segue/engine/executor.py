@@ -1,0 +1,446 @@
+"""Drives one execution on one target: steps in order, each once, forwards or back, from wherever it stands."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from segue import clock
+from segue.engine import journal
+from segue.engine.control import CancelRequested, Control, PauseRequested
+from segue.engine.expectation import meets
+from segue.engine.jobs import Job
+from segue.engine.monitor import Monitor
+from segue.errors import (
+    CannotTell,
+    Differences,
+    DriftFound,
+    FenceLost,
+    Interrupted,
+    LockNotGranted,
+    SafelyUndone,
+    SegueError,
+    StepFailed,
+    TargetError,
+    TargetUnreachable,
+)
+from segue.model.lifecycles import ExecutionStatus, StepRunStatus
+from segue.model.quantities import duration
+from segue.ports import BACKWARD, FORWARD, EffectKey, Observed, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from segue.engine.record import Record
+    from segue.model.impact import Statement
+    from segue.model.plans import StepFields
+    from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target
+    from segue.store import Store
+
+# How long to try to reach a target again that went away in the middle of a run, and how often in one step.
+RECOVERY_SECONDS = 30.0
+RECOVERIES = 5
+DEFAULT_LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step with its number in the plan (from 1, in the plan's order) and its kind."""
+
+    number: int
+    params: StepFields
+    kind: StepKind
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What an executor works on. `steps` are in dependency order."""
+
+    execution: str
+    plan: str
+    plan_id: str
+    plan_hash: str
+    schema: str
+    job_prefix: str
+    steps: Sequence[PlannedStep]
+    undo_on_failure: bool = False
+    rollback_window: float | None = None
+    accept_drift: bool = False
+    resolve: Observed | None = None
+
+
+class StepRun:
+    """See `segue.ports.StepRun`: one attempt of one step in one direction."""
+
+    def __init__(self, executor: Executor, step: PlannedStep, direction: str) -> None:
+        self.params: Any = step.params
+        self.direction = direction
+        self.target: Target = executor.target
+        self.database: Database = executor.database
+        self._executor = executor
+        self._step = step
+        self._deadline = clock.ticks() + step.params.timeout
+
+    @property
+    def patience(self) -> Patience:
+        """Return how long locks may be tried for, and how long is left for the work."""
+        left = max(0.1, self._deadline - clock.ticks())
+        return Patience(locks=min(left, getattr(self.params, "lock_timeout", DEFAULT_LOCK_SECONDS)), work=left)
+
+    def key(self, part: int, direction: str | None = None) -> EffectKey:
+        """Name a part of this step."""
+        work = self._executor.work
+        return EffectKey(
+            work.execution, work.plan, work.plan_hash, self.params.name, direction or self.direction, part
+        )
+
+    def do(self, part: int, statements: Sequence[Statement]) -> None:
+        """Bring about one effect, once."""
+        resolve, key = self._executor.work.resolve, self.key(part)
+        if resolve is not None and self.target.observe(key) is Observed.CANNOT_TELL:
+            self.target.resolve(key, resolve)
+            self.note(f"taken as {resolve.value} on a person's word: {statements[0].verb}")
+        self.target.apply(key, statements, self.patience, self.note)
+
+    def boundary(self) -> None:
+        """Stop here when somebody asks for it, or when the step's time is over."""
+        self._executor.control.boundary()
+        if clock.ticks() > self._deadline:
+            raise StepFailed(
+                f'step "{self.params.name}" took longer than its timeout of {duration(self.params.timeout)}',
+                hint="what is done stays done; raise `timeout` and run again",
+            )
+
+    def note(self, message: str, **detail: Any) -> None:
+        """Say something, in the log and to whoever watches."""
+        validation = detail.pop("validation", None)
+        if validation is not None:
+            self._executor.record.validation(
+                validation,
+                step=self.params.name,
+                tolerance=getattr(self.params, "tolerance", 0.0),
+                blocking=self.params.blocking,
+            )
+        self._executor.record.log("note", message, step=self.params.name, **detail)
+
+    def recording(self, work: ChunkedWork, table: str, settings: Mapping[str, Any]) -> JobRecord:
+        """Open the store's record of chunked work."""
+        executor = self._executor
+        suffix = "" if self.direction == FORWARD else "/rollback"
+        job = Job(
+            executor.store,
+            executor.record,
+            work,
+            name=f"{executor.work.job_prefix}/{self.params.name}{suffix}",
+            plan_id=executor.work.plan_id,
+            step=self.params.name,
+            table=table,
+            settings=settings,
+        )
+        job.on_rows = executor.count_rows
+        return job
+
+
+class Executor:
+    """Drives an execution until it is completed, rolled back, stopped, or failed."""
+
+    def __init__(
+        self, store: Store, record: Record, target: Target, database: Database, work: Assignment
+    ) -> None:
+        self.store = store
+        self.record = record
+        self.target = target
+        self.database = database
+        self.work = work
+        self.control = Control(record.requests, target.alive)
+        self._monitor: Monitor | None = None
+
+    def count_rows(self, rows: int) -> None:
+        """Count rows written, for the metrics."""
+        if self._monitor is not None:
+            self._monitor.wrote(rows)
+
+    # -- the two ways
+
+    def forward(self) -> None:
+        """Run every step that is not done.
+
+        Raises what stopped it. When a blocking step fails and the plan says so, everything is undone first, and
+        SafelyUndone is raised.
+        """
+        with self._monitored():
+            self._begin(FORWARD)
+            try:
+                self._check_drift()
+                self._run_steps()
+            except BaseException as error:
+                if not self._may_undo(error):
+                    self._stopped(error)
+                    raise
+                self.record.log("undoing", f"undoing everything: {error}", level="warning")
+                failure = error
+            else:
+                self.record.end(ExecutionStatus.COMPLETED, metrics=self._metrics(), **self._window())
+                self.record.tell("completed", "completed")
+                return
+            self._undo_everything()
+            raise SafelyUndone(
+                f"the migration failed and was undone: {failure}",
+                details=getattr(failure, "details", []),
+                hint="correct the cause and run again; nothing of it is left on the target",
+            ) from failure
+
+    def backward(self) -> None:
+        """Undo, last first, every step that may have had an effect."""
+        with self._monitored():
+            self._undo_everything()
+
+    def _undo_everything(self) -> None:
+        self._begin(BACKWARD)
+        try:
+            self._check_drift()
+            self._undo_steps()
+        except BaseException as error:
+            self._stopped(error)
+            raise
+        self.record.end(ExecutionStatus.ROLLED_BACK, metrics=self._metrics(), window_until=None)
+        self.record.tell("rolled-back", "rolled back")
+
+    # -- beginning and ending
+
+    def _begin(self, direction: str) -> None:
+        self.record.begin(direction=direction, fence=self.target.fence)
+        steps = [(step.number, step.params.name, step.kind.kind) for step in self.work.steps]
+        self.record.open_steps(steps, direction)
+        for who in self.target.taken_over:
+            self.record.log("took-over", f"ended a session that an earlier run left behind: {who}", level="warning")
+        self.target.taken_over.clear()
+
+    @contextmanager
+    def _monitored(self) -> Iterator[None]:
+        """Have the target looked at while the run goes on, and keep Ctrl-C for the next safe point."""
+        self._monitor = Monitor(self.target, self.record.requests)
+        try:
+            with self.control.signals(lambda words: self.record.tell("stopping", words)):
+                yield
+        finally:
+            self._monitor.close()
+            self._monitor = None
+
+    def _metrics(self) -> dict[str, Any]:
+        return self._monitor.metrics() if self._monitor is not None else {}
+
+    def _window(self) -> dict[str, Any]:
+        if self.work.rollback_window is None:
+            return {}
+        return {"window_until": clock.now() + timedelta(seconds=self.work.rollback_window)}
+
+    def _may_undo(self, error: BaseException) -> bool:
+        return self.work.undo_on_failure and isinstance(error, StepFailed | Differences | LockNotGranted | TargetError)
+
+    def _stopped(self, error: BaseException) -> None:
+        """Write down why the run stops here."""
+        if isinstance(error, FenceLost):
+            return  # the execution is another process's by now; so is its record
+        said = _describe(error)
+        if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt):
+            status = ExecutionStatus.PAUSED
+        elif isinstance(error, CancelRequested):
+            status = ExecutionStatus.CANCELLED
+        else:
+            status = ExecutionStatus.FAILED
+        self.record.log(str(status), said["message"] or str(status), level="error" if status == "failed" else "info")
+        self.record.end(status, error=said, metrics=self._metrics())
+
+    def _check_drift(self) -> None:
+        found = self.target.drift(self.work.schema)
+        if found is None:
+            return
+        if self.work.accept_drift:
+            self.record.log(
+                "drift-accepted", f'accepted changes in schema "{self.work.schema}"', level="warning", changes=found.changes
+            )
+            self.target.remember(self.work.schema, None)
+            return
+        raise DriftFound(
+            f'schema "{self.work.schema}" was changed by somebody else since Segue left it at {found.since}',
+            details=found.changes,
+            hint="look at the changes; if they are meant to be there, run again with `--accept-drift`",
+        )
+
+    # -- forwards
+
+    def _run_steps(self) -> None:
+        runs = self.record.step_runs(FORWARD)
+        failed: set[str] = set()
+        for step in self.work.steps:
+            run = runs[step.number]
+            if run.status == StepRunStatus.COMPLETED:
+                self._confirm(step)
+                continue
+            missing = [name for name in step.params.needs if name in failed]
+            if missing:
+                failed.add(step.params.name)
+                self.record.step(step.number, FORWARD, StepRunStatus.SKIPPED, detail={"because": missing})
+                self.record.log(
+                    "step-skipped", f"skipped, because {', '.join(missing)} failed", step=step.params.name, level="warning"
+                )
+                continue
+            self.control.boundary()
+            if not self._run_step(step) and step.kind.effects:
+                failed.add(step.params.name)
+
+    def _confirm(self, step: PlannedStep) -> None:
+        """A step that the store says is done: the target must show it, or it was set back behind our back."""
+        if step.kind.effects and step.kind.observe(StepRun(self, step, FORWARD)) is not Observed.DONE:
+            raise CannotTell(
+                f'step "{step.params.name}" was completed, but the target does not show it',
+                hint="was the target restored from a backup? Roll this execution back or start from a target that fits",
+            )
+
+    def _run_step(self, step: PlannedStep) -> bool:
+        """Run one step with its retries; return False when it failed and that only warns."""
+        name = step.params.name
+        self.record.step(step.number, FORWARD, StepRunStatus.RUNNING)
+        self.record.log("step-started", f"{step.kind.kind} step begins", step=name)
+        began = clock.ticks()
+        waits = (self.target.waits.slices, self.target.waits.seconds)
+        try:
+            self._attempts(step, FORWARD)
+        except (StepFailed, Differences, LockNotGranted, TargetError) as error:
+            status = StepRunStatus.FAILED if step.params.blocking else StepRunStatus.WARNED
+            self.record.step(step.number, FORWARD, status, error=_describe(error))
+            level = "error" if step.params.blocking else "warning"
+            self.record.log(
+                f"step-{status}", error.message, step=name, level=level, details=error.details, kind=step.kind.kind
+            )
+            self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+            if step.params.blocking:
+                raise
+            return False
+        except (PauseRequested, CancelRequested, Interrupted, KeyboardInterrupt, FenceLost):
+            raise
+        except SegueError as error:
+            self.record.step(step.number, FORWARD, StepRunStatus.FAILED, error=_describe(error))
+            raise
+        self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+        journal.point("schema-remembered")
+        slices = self.target.waits.slices - waits[0]
+        self.record.step(
+            step.number,
+            FORWARD,
+            StepRunStatus.COMPLETED,
+            detail={"lock_waits": slices, "lock_wait_ms": round((self.target.waits.seconds - waits[1]) * 1000)},
+        )
+        took = clock.ticks() - began
+        words = f"done in {duration(took)}" + (f", {slices} waits for locks" if slices else "")
+        self.record.log("step-completed", words, step=name, seconds=took, kind=step.kind.kind)
+        return True
+
+    # -- backwards
+
+    def _undo_steps(self) -> None:
+        forward = self.record.step_runs(FORWARD)
+        backward = self.record.step_runs(BACKWARD)
+        for step in reversed(self.work.steps):
+            if backward[step.number].status == StepRunStatus.COMPLETED:
+                continue
+            if forward[step.number].status in (StepRunStatus.PENDING, StepRunStatus.SKIPPED):
+                self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
+                continue
+            self.control.boundary()
+            self._undo_step(step, forward[step.number].status)
+
+    def _undo_step(self, step: PlannedStep, was: str) -> None:
+        name = step.params.name
+        self.record.step(step.number, BACKWARD, StepRunStatus.RUNNING)
+        self.record.log("undo-started", "undo begins", step=name)
+        began = clock.ticks()
+        try:
+            self._attempts(step, BACKWARD)
+        except (PauseRequested, CancelRequested, Interrupted, KeyboardInterrupt, FenceLost):
+            raise
+        except SegueError as error:
+            self.record.step(step.number, BACKWARD, StepRunStatus.FAILED, error=_describe(error))
+            raise
+        self.target.remember(self.work.schema, StepRun(self, step, BACKWARD).key(0))
+        journal.point("schema-remembered")
+        if was != StepRunStatus.UNDONE:
+            self.record.step(step.number, FORWARD, StepRunStatus.UNDONE)
+        self.record.step(step.number, BACKWARD, StepRunStatus.COMPLETED)
+        took = clock.ticks() - began
+        self.record.log("undo-completed", f"undone in {duration(took)}", step=name, seconds=took, kind=step.kind.kind)
+
+    # -- attempts
+
+    def _attempts(self, step: PlannedStep, direction: str) -> None:
+        """Try a step as often as it may be tried. A lost connection is no failure of the step: look, and go on."""
+        failures = lost = 0
+        while True:
+            run = StepRun(self, step, direction)
+            try:
+                if direction == FORWARD:
+                    self._attempt(step, run)
+                else:
+                    step.kind.undo(run)
+                return
+            except FenceLost:
+                raise
+            except TargetUnreachable as error:
+                lost += 1
+                if lost > RECOVERIES:
+                    raise
+                self.record.log("connection-lost", error.message, step=step.params.name, level="warning")
+                self.target.recover(RECOVERY_SECONDS)
+                self.record.log("connection-back", "the target is back; looking what it shows", step=step.params.name)
+            except (StepFailed, Differences, LockNotGranted, TargetError) as error:
+                failures += 1
+                if failures > step.params.retries:
+                    raise
+                pause = step.params.backoff * 2 ** (failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311  jitter
+                self.record.log(
+                    "retry",
+                    f"attempt {failures} of {step.params.retries + 1} failed: {error.message}; "
+                    f"next in {duration(pause)}",
+                    step=step.params.name,
+                    level="warning",
+                )
+                self._wait(pause)
+                self.record.step(step.number, direction, StepRunStatus.RUNNING)
+
+    def _attempt(self, step: PlannedStep, run: StepRun) -> None:
+        step.kind.check(run)
+        step.kind.run(run)
+        expectation = step.params.check_after
+        if expectation is None:
+            return
+        names, rows = self.target.query(expectation.query, run.patience.work)
+        answer = meets(expectation, rows)
+        self.record.validation(
+            answer.as_json(expectation.query, names),
+            step=step.params.name,
+            tolerance=expectation.tolerance,
+            blocking=step.params.blocking,
+        )
+        if not answer.passed:
+            raise Differences(
+                f'step "{step.params.name}" ran, but its validation fails: {answer.said}',
+                details=[" ".join(expectation.query.split())[:300]],
+                hint="look at the data; run again to check again, or roll back",
+            )
+
+    def _wait(self, seconds: float) -> None:
+        until = clock.ticks() + seconds
+        while (left := until - clock.ticks()) > 0:
+            self.control.boundary()
+            clock.sleep(min(left, 0.2))
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, SegueError):
+        return error.as_json()
+    return {"code": "S070", "error": type(error).__name__, "message": str(error), "hint": "", "details": []}
