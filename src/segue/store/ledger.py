@@ -46,8 +46,9 @@ def append(
 ) -> None:
     """Write an entry with the session's transaction: it is there if and only if the transaction commits.
 
-    `subject` is the noun of the record (`plan`, `execution`, `environment` …), `subject_id` its id, `action` a word: what happened to it. The entry is sent
-    just before the commit, not now: entries wait for one another, and so nobody waits longer than a commit takes.
+    `subject` is the record's noun (`plan`, `execution`, `environment` …), `subject_id` its id, `action` a word: what
+    happened to it. The entry is sent just before the commit, not now: entries wait for one another, and so nobody
+    waits longer than a commit takes.
     """
     entry = {
         "actor": actor,
@@ -87,6 +88,9 @@ def verify(session: Session) -> list[Problem]:
     last_id, last_hash = 0, "0" * 64
     rows = session.execute(text(_CANONICAL), execution_options={"yield_per": 1000})
     for row in rows:
+        if row.id < 1:
+            problems.append(Problem(row.id, f"entry {row.id} does not belong to the ledger"))
+            continue
         if row.id != last_id + 1:
             problems.append(Problem(last_id + 1, _missing(last_id + 1, row.id - 1)))
         elif row.previous_hash != last_hash:

@@ -138,8 +138,12 @@ def _engine(url: str) -> Engine:
 
     def connect() -> psycopg.Connection[Any]:
         connection = psycopg.connect(url, autocommit=True, **extra)
-        connection.execute(_PINNED)
-        connection.autocommit = False
+        try:
+            connection.execute(_PINNED)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     return create_engine(
