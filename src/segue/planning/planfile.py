@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.plans import Expectation, PlanFields, StepFields
 from segue.planning import graph
-from segue.planning.yamlnodes import Node, Problem, Tree, Unreadable
+from segue.planning.yamlnodes import Node, Problem, Tree, Unreadable, from_value
 from segue.planning.yamlnodes import read as read_tree
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 SCHEMA_ID = "https://segue.dev/schemas/plan-1.json"
+#: Bytes that a plan file may have; what is longer is a mistake, or meant to exhaust memory.
+MAX_BYTES = 1_000_000
 
 
 class Plan(PlanFields):
@@ -63,7 +65,7 @@ def read(text: str, *, source: str, kinds: Mapping[str, StepKind], database: Dat
 
 def from_document(document: Mapping[str, Any], kinds: Mapping[str, StepKind], *, source: str = "plan") -> Plan:
     """Return the plan of a document that `document()` gave, or that came in as JSON."""
-    return read(json.dumps(document, ensure_ascii=False, indent=1), source=source, kinds=kinds)
+    return _Reader(from_value(document), source, kinds, None).plan()
 
 
 def document(plan: Plan) -> dict[str, Any]:

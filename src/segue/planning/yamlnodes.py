@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +136,19 @@ def read(text: str) -> Tree:
     return Tree(text, composer.root, composer.problems)
 
 
+def from_value(value: Any) -> Tree:
+    """Return the tree of JSON values that come from no file; every place in it is 1:1."""
+    return Tree("", _node(value))
+
+
+def _node(value: Any) -> Node:
+    if isinstance(value, Mapping):
+        return Node(0, 0, entries={str(key): Entry(Node(0, 0, str(key)), _node(inner)) for key, inner in value.items()})
+    if isinstance(value, list | tuple):
+        return Node(0, 0, items=[_node(inner) for inner in value])
+    return Node(0, 0, value=value)
+
+
 def _said(error: Any, text: str, line: int, column: int) -> str:
     lines = text.split("\n")
     here = lines[line - 1] if line <= len(lines) else ""
@@ -219,6 +233,9 @@ class _Composer:
             if any("\ud800" <= character <= "\udfff" for character in value):
                 # JSON writes characters beyond the basic plane as two halves; the parser leaves them apart.
                 value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if "\x00" in value:
+                # No PostgreSQL text can hold it, neither the target's nor the store's.
+                self._problem(event.start_mark.line, event.start_mark.column, "a text cannot hold a NUL character")
             return value
         is_key = bool(self._open) and self._open[-1].entries is not None and self._keys[-1] is None
         if is_key:

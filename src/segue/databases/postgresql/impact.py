@@ -82,13 +82,13 @@ _VERBS = {
 _LOCKLESS = frozenset(
     f"{name}_stmt"
     for name in (
-        "create_enum create_range composite_type define create_domain create_cast create_conversion "
-        "create_transform create_op_class create_op_family alter_op_family alter_operator alter_collation create_am create_fdw alter_fdw "
-        "create_foreign_server alter_foreign_server create_user_mapping alter_user_mapping drop_user_mapping "
-        "create_event_trig alter_event_trig create_plang create_role alter_role alter_role_set drop_role grant_role "
-        "alter_default_privileges alter_tsdictionary alter_tsconfiguration alter_database alter_database_set "
-        "alter_database_refresh_coll alter_function alter_extension_contents variable_show notify check_point "
-        "constraints_set alter_table_space_options alter_object_depends alter_type"
+        "create_enum create_range composite_type define create_domain create_cast create_conversion create_am "
+        "create_transform create_op_class create_op_family alter_op_family alter_operator alter_collation alter_type "
+        "create_fdw alter_fdw create_foreign_server alter_foreign_server create_user_mapping alter_user_mapping "
+        "drop_user_mapping create_event_trig alter_event_trig create_plang create_role alter_role alter_role_set "
+        "drop_role grant_role alter_default_privileges alter_tsdictionary alter_tsconfiguration alter_database "
+        "alter_database_set alter_database_refresh_coll alter_function alter_extension_contents variable_show notify "
+        "check_point constraints_set alter_table_space_options alter_object_depends"
     ).split()
 )
 
