@@ -206,7 +206,9 @@ def _rows(table: str, shape: Mapping[str, Any], names: Mapping[str, str]) -> Com
         numbers = sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
     key = columns(shape["key"])
     return sql.SQL("SELECT {} AS key, {} AS fixed, {} AS mutable, {} AS numbers FROM {}").format(
-        sql.SQL("{}::text").format(key[0]) if len(key) == 1 else sql.SQL("ROW({})::text").format(sql.SQL(", ").join(key)),
+        sql.SQL("{}::text").format(key[0])
+        if len(key) == 1
+        else sql.SQL("ROW({})::text").format(sql.SQL(", ").join(key)),
         digest(shape["fixed"]),
         digest(shape["mutable"]),
         numbers,
@@ -216,9 +218,7 @@ def _rows(table: str, shape: Mapping[str, Any], names: Mapping[str, str]) -> Com
 
 def _hear(connection: psycopg.Connection, journal: Path, verdict: Verdict) -> None:
     """Bring the journal into the temporary table `said`: one row for each row that the traffic wrote, at its end."""
-    connection.execute(
-        "CREATE TEMP TABLE heard (tab text, key text, n bigint, op text, vals jsonb) ON COMMIT DROP"
-    )
+    connection.execute("CREATE TEMP TABLE heard (tab text, key text, n bigint, op text, vals jsonb) ON COMMIT DROP")
     with connection.cursor().copy("COPY heard FROM STDIN") as copy:
         number = 0
         for line in journals.read(journal):
@@ -277,7 +277,8 @@ def _compare(
             copy.write(block)
     connection.execute(sql.SQL("CREATE TEMP TABLE new ON COMMIT DROP AS {}").format(_rows(table, shape, names)))
     connection.execute(
-        "CREATE TEMP TABLE told ON COMMIT DROP AS SELECT key, gone, born, vals, deltas FROM said WHERE tab = %s", (table,)
+        "CREATE TEMP TABLE told ON COMMIT DROP AS SELECT key, gone, born, vals, deltas FROM said WHERE tab = %s",
+        (table,),
     )
     connection.execute("ANALYZE old")
     connection.execute("ANALYZE new")
@@ -309,9 +310,11 @@ SELECT o.key FROM old o JOIN new n USING (key) LEFT JOIN told t USING (key)
 WHERE o.fixed <> n.fixed OR (o.mutable <> n.mutable AND t.vals IS NULL)"""
 
 _NUMBERS = """
-SELECT key FROM new n LEFT JOIN old o USING (key) LEFT JOIN told t USING (key), jsonb_each_text(n.numbers) x
+SELECT key FROM new n LEFT JOIN old o USING (key) LEFT JOIN told t USING (key),
+  jsonb_each_text(n.numbers) x (name, value)
 WHERE (o.key IS NOT NULL OR t.born) AND x.value::numeric <>
-  coalesce((o.numbers ->> x.key)::numeric, (t.vals ->> x.key)::numeric, 0) + coalesce((t.deltas ->> x.key)::numeric, 0)"""
+  coalesce((o.numbers ->> x.name)::numeric, (t.vals ->> x.name)::numeric, 0)
+  + coalesce((t.deltas ->> x.name)::numeric, 0)"""
 
 
 def _values(

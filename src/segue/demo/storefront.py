@@ -60,7 +60,8 @@ def load(url: str, scale: float = 0.05, seed: int = 1) -> int:
     }
     with connect(url, autocommit=False) as connection:
         columns = sql.SQL(", ").join(
-            sql.SQL("{}::integer AS {}").format(sql.Literal(number), sql.Identifier(name)) for name, number in sizes.items()
+            sql.SQL("{}::integer AS {}").format(sql.Literal(number), sql.Identifier(name))
+            for name, number in sizes.items()
         )
         connection.execute(sql.SQL("CREATE TEMP TABLE sizes ON COMMIT DROP AS SELECT {}").format(columns))
         connection.execute(

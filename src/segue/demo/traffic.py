@@ -86,7 +86,7 @@ class Work:
         self._parts += 1
         return f"{self.reference}.{self._parts}"
 
-    async def insert(self, table: str, key: str = "id", **values: Any) -> Any:
+    async def insert(self, table: str, key: str = "id", /, **values: Any) -> Any:
         """Insert one row and return its key."""
         names = list(values)
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING {}").format(
@@ -99,7 +99,7 @@ class Work:
         self.changes.append(["+", table, str(row[0]), {key: row[0], **values}])
         return row[0]
 
-    async def update(self, table: str, key: Any, key_column: str = "id", **values: Any) -> None:
+    async def update(self, table: str, key: Any, key_column: str = "id", /, **values: Any) -> None:
         """Set columns of one row that is the client's own."""
         assert set(values) <= set(MUTABLE[table]), values  # noqa: S101 - the oracle relies on it
         names = list(values)
@@ -480,9 +480,7 @@ class Client:
         notes = order.notes if self._chance.random() < 0.5 else f"left with neighbour {self._chance.randrange(50)}"
         at = moment()
         await work.update("orders", order.id, status="shipped", notes=notes, updated_at=at)
-        await work.insert(
-            "shipments", reference=work.name(), order_id=order.id, method_id=1, status="sent", sent_at=at
-        )
+        await work.insert("shipments", reference=work.name(), order_id=order.id, method_id=1, status="sent", sent_at=at)
 
         def remember() -> None:
             shopper.paid.popleft()
@@ -557,9 +555,7 @@ class Client:
 
     async def _profile(self, work: Work) -> Callable[[], None] | None:
         shopper = self._shopper()
-        seen = await work.one(
-            "SELECT first_name, last_name, phone, email FROM customers WHERE id = %s", (shopper.id,)
-        )
+        seen = await work.one("SELECT first_name, last_name, phone, email FROM customers WHERE id = %s", (shopper.id,))
         if seen is None or dict(zip(("first_name", "last_name", "phone", "email"), seen, strict=True)) != shopper.row:
             work.wrong.append(f"customer {shopper.id} reads {seen}, acknowledged was {shopper.row}")
         row = dict(shopper.row)
