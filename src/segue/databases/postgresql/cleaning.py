@@ -54,6 +54,8 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
             try:
                 _refuse_armed(connection)
                 export(_history(connection))
+                # The heartbeat writes to a table that goes now; the lock stays until the end.
+                lease.pause()
                 _drop(connection)
             finally:
                 lease.close()
