@@ -39,7 +39,7 @@ def add(
     ] = None,
     promotion_order: Annotated[
         int | None,
-        typer.Option("--promotion-order", min=0, help="Place in a promotion, lowest first.", show_default=False),
+        typer.Option("--promotion-order", metavar="N", min=0, help="Place in a promotion, lowest first."),
     ] = None,
     data_size: Annotated[
         DataSize | None, typer.Option("--data-size", help="Instead of the measured size.", show_default=False)

@@ -17,13 +17,9 @@ from segue import __version__
 from segue.cli import output
 from segue.clock import now
 from segue.errors import Interrupted, SegueError, TargetUnreachable, UsageError
+from segue.model.urls import redact
 
 REPORT = "please report it, with that file"
-
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
-_KEY_PASSWORD = re.compile(
-    r"(?i)((?:password|passwd|pgpassword|segue_key|sslpassword)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s'\"&,;]+)"
-)
 
 
 def report(error: BaseException) -> int:
@@ -90,11 +86,6 @@ def crash(error: BaseException) -> SegueError:
             continue
         return InternalError(f"a mistake of Segue's own: {words}", details=[f"saved as {path}"], hint=REPORT)
     return InternalError(f"a mistake of Segue's own: {words}", details=text.splitlines(), hint="please report it")
-
-
-def redact(text: str) -> str:
-    """Return the text without the passwords that URLs and connection strings in it hold."""
-    return _KEY_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
 
 
 class _CommandMissingError(UsageError):

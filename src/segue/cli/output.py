@@ -5,6 +5,7 @@ Rich is imported only to draw a table on a terminal: a pipe, `NO_COLOR` and `--j
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -46,6 +47,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def configure(arguments: list[str]) -> list[str]:
     """Take from the arguments what holds for the whole process, so that even a usage error is printed as asked."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character is no reason to fail.
+            stream.reconfigure(errors="replace")
     until = arguments.index("--") if "--" in arguments else len(arguments)
     mine, rest = arguments[:until], arguments[until:]
     _wanted.json = "--json" in mine or "--format=json" in mine or ("--format", "json") in itertools.pairwise(mine)

@@ -25,6 +25,10 @@ LIBPQ = {
 }
 
 _PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))")
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
+_WORD_PASSWORD = re.compile(
+    r"(?i)((?:password|passwd|segue_key)['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s'\"&,;]+)"
+)
 _SECRET = frozenset({"password", "sslpassword", "oauth_client_secret"})
 
 
@@ -94,6 +98,11 @@ def place(text: str) -> str:
     host = parts.netloc or ":".join(filter(None, (query.get("host", "localhost"), query.get("port", ""))))
     database = unquote(parts.path.lstrip("/")) or query.get("dbname", "")
     return f"{unquote(host)}/{database}" if database else unquote(host)
+
+
+def redact(text: str) -> str:
+    """Return any text without the passwords of the URLs and `password=…` words in it."""
+    return _WORD_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
 
 
 def _split(text: str) -> SplitResult:

@@ -17,7 +17,7 @@ from segue.errors import (
 )
 
 # Sessions are opened next to this module: where a URL leads is said beside what went wrong there.
-from segue.model.urls import place
+from segue.model.urls import place, redact
 
 if TYPE_CHECKING:
     import psycopg
@@ -82,12 +82,6 @@ def explain(error: psycopg.Error, where: str) -> SegueError:
         if value
     ]
     return kind(f"{where}: {text} ({error.sqlstate})", hint=error.diag.message_hint or hint, details=details)
-
-
-def redact(text: str) -> str:
-    """Return text without the passwords of URLs and connection strings in it."""
-    text = re.sub(r"(\w+://[^\s:/@'\"]*):[^\s@'\"]*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'\"&]+)", r"\1***", text)
 
 
 def _meaning(state: str) -> tuple[type[SegueError], str]:
