@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.plans import Expectation, PlanFields, StepFields
 from segue.planning import graph
-from segue.planning.yamlnodes import Node, Problem, Tree, Unreadable, from_value
+from segue.planning.yamlnodes import Node, Problem, Tree, UnreadableError, from_value
 from segue.planning.yamlnodes import read as read_tree
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class InvalidPlan(InvalidInput):
         self.problems = problems
         self.source = source
 
+    def as_json(self) -> dict[str, object]:
+        """Return the error with each problem's place, so that an editor can show them all."""
+        problems = [{"line": one.line, "column": one.column, "message": one.message} for one in self.problems]
+        return {**super().as_json(), "source": self.source, "problems": problems}
+
 
 def read(text: str, *, source: str, kinds: Mapping[str, StepKind], database: Database | None = None) -> Plan:
     """Read a plan file. With a database its SQL is parsed too.
@@ -58,7 +63,7 @@ def read(text: str, *, source: str, kinds: Mapping[str, StepKind], database: Dat
     """
     try:
         tree = read_tree(text)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise InvalidPlan(source, [error.problem], _lines_of(text)) from error
     return _Reader(tree, source, kinds, database).plan()
 

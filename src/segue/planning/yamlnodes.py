@@ -29,7 +29,7 @@ class Problem:
     message: str
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A file is not a tree at all: no further problems can be looked for."""
 
     def __init__(self, problem: Problem) -> None:
@@ -108,14 +108,16 @@ class Tree:
 
 
 def read(text: str) -> Tree:
-    """Read one document. Raises Unreadable with the place of a syntax error.
+    """Read one document. Raises UnreadableError with the place of a syntax error.
 
     Doubled keys, doubtful booleans, aliases and tags are collected as problems.
     """
     import yaml
 
     if len(text) > MAX_CHARACTERS:
-        raise Unreadable(Problem(1, 1, f"the file has {len(text):,} characters; a plan has at most {MAX_CHARACTERS:,}"))
+        raise UnreadableError(
+            Problem(1, 1, f"the file has {len(text):,} characters; a plan has at most {MAX_CHARACTERS:,}")
+        )
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     # JSON may be indented by tabs, YAML may not; inside a JSON string a tab cannot stand as itself.
     source = text.replace("\t", " ") if text.lstrip().startswith("{") else text
@@ -126,13 +128,13 @@ def read(text: str) -> Tree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise Unreadable(Problem(line, column, _said(error, text, line, column))) from error
+        raise UnreadableError(Problem(line, column, _said(error, text, line, column))) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-        raise Unreadable(Problem(line, column, f"unreadable character: {error.reason}")) from error
+        raise UnreadableError(Problem(line, column, f"unreadable character: {error.reason}")) from error
     if composer.root is None:
-        raise Unreadable(Problem(1, 1, "the file is empty"))
+        raise UnreadableError(Problem(1, 1, "the file is empty"))
     return Tree(text, composer.root, composer.problems)
 
 
@@ -178,7 +180,9 @@ class _Composer:
         if name == "DocumentStartEvent":
             self._documents += 1
             if self._documents > 1:
-                raise Unreadable(Problem(line + 1, column + 1, "a file holds one plan: there is a second document"))
+                raise UnreadableError(
+                    Problem(line + 1, column + 1, "a file holds one plan: there is a second document")
+                )
         elif name == "AliasEvent":
             self._problem(line, column, f"aliases (*{event.anchor}) are not allowed: write the value out")
             self._add(Node(line, column))
@@ -195,7 +199,7 @@ class _Composer:
             self._open.append(node)
             self._keys.append(None)
             if len(self._open) > MAX_DEPTH:
-                raise Unreadable(Problem(line + 1, column + 1, f"nested more than {MAX_DEPTH} levels deep"))
+                raise UnreadableError(Problem(line + 1, column + 1, f"nested more than {MAX_DEPTH} levels deep"))
         elif name in ("MappingEndEvent", "SequenceEndEvent"):
             self._open.pop()
             self._keys.pop()

@@ -145,6 +145,10 @@ def _add_constraint(command: Any, definition: Any, table: str, effects: Effects)
     constraint = definition.constraint
     kind = _constraint_kind(definition)
     unchecked = constraint.skip_validation or not constraint.is_enforced
+    if kind == "CONSTR_CHECK" and constraint.conname and constraint.is_enforced:
+        column = _never_null(constraint.raw_expr)
+        if column:
+            effects.names.not_null_checks[table, constraint.conname] = (column, not unchecked)
     if kind == "CONSTR_FOREIGN":
         foreign_key(constraint, effects, validated=not unchecked and not effects.names.has(table))
         return Lock.SHARE_ROW_EXCLUSIVE
@@ -164,7 +168,20 @@ def _add_constraint(command: Any, definition: Any, table: str, effects: Effects)
     return None
 
 
+def _never_null(expression: Any) -> str | None:
+    """Return the column of an expression that is `column IS NOT NULL` and nothing else."""
+    from postgast import pg_query_pb2 as pb
+
+    if expression.WhichOneof("node") != "null_test" or expression.null_test.nulltesttype != pb.IS_NOT_NULL:
+        return None
+    argument = expression.null_test.arg
+    names = strings(argument.column_ref.fields) if argument.WhichOneof("node") == "column_ref" else []
+    return names[-1] if names else None
+
+
 def _set_not_null(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
+    if effects.names.proven(table, command.name):
+        return None
     effects.lasts(Duration.SCAN)
     effects.note("looks for NULL in every row under the lock, unless a valid CHECK proves there is none")
     return None
@@ -190,6 +207,8 @@ def _drop_column(command: Any, definition: Any, table: str, effects: Effects) ->
 
 
 def _drop_constraint(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
+    if effects.names.not_null_checks.pop((table, command.name), None):
+        return None
     effects.note(
         "if it is a foreign key, the table it refers to is locked too (ACCESS EXCLUSIVE); the text does not name it"
     )
@@ -215,6 +234,9 @@ def _cascades(command: Any, effects: Effects) -> None:
 
 
 def _validate(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
+    check = effects.names.not_null_checks.get((table, command.name))
+    if check:
+        effects.names.not_null_checks[table, command.name] = (check[0], True)
     effects.lasts(Duration.SCAN)
     return None
 

@@ -19,10 +19,16 @@ _ORDER = (
 
 @dataclass(slots=True)
 class Names:
-    """What the same text created before the statement: nobody else can hold or wait for a lock on it."""
+    """What the same text did before the statement: on a table that it created nobody else holds or wants a lock."""
 
     tables: set[str] = field(default_factory=set)
     indexes: dict[str, str] = field(default_factory=dict)  # index → its table
+    # Table and name of a `CHECK (column IS NOT NULL)` → column and whether it is valid: it spares SET NOT NULL its scan.
+    not_null_checks: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
+
+    def proven(self, table: str, column: str) -> bool:
+        """Return whether a valid CHECK of the same text proves that the column holds no NULL."""
+        return any(of == table and check == (column, True) for (of, _), check in self.not_null_checks.items())
 
     def has(self, table: str) -> bool:
         """Return whether the text created the table. `public.t` and `t` count as one, others must match exactly."""

@@ -1,0 +1,322 @@
+"""Keep plans: check plan files, store them, look at what they will do."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segue.cli import output
+from segue.cli.commands import noun
+from segue.cli.output import Form, Format, Json
+from segue.errors import ExitCode
+
+if TYPE_CHECKING:
+    from segue.planning.prediction import Prediction
+    from segue.services.plans import Checked
+
+app = noun(__doc__, example="segue plan validate migration.yaml")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A plan file (YAML or JSON); - reads it from a pipe.")]
+Stored = Annotated[str, typer.Argument(metavar="PLAN", help="A stored plan's name.", show_default=False)]
+Either = Annotated[
+    str, typer.Argument(metavar="PLAN", help="A stored plan's name, or a plan file.", show_default=False)
+]
+
+
+class Drawing(StrEnum):
+    """How a graph is drawn."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    JSON = "json"
+
+
+@app.command()
+def add(file: File, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Store a plan file, so that it can be run, approved and looked at by name.
+
+    The same content again changes nothing. A plan that was executed takes other content only under a new version, and
+    none while an execution of it can still go on (exit 3).
+
+    Examples:
+        segue plan add migration.yaml
+        generate-plan | segue plan add -
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import plans
+    from segue.store import open_store
+
+    text, source = plans.read_source(file)
+    checked = plans.check(text, source, wiring.parts())
+    settings = loader.load()
+    with open_store(settings) as store, store.session() as session:
+        added = plans.add(session, settings, checked)
+        content = plans.describe(added.row)
+    if output.as_json():
+        output.document({"ok": True, "outcome": added.outcome, "plan": content})
+        return
+    words = {"added": "added", "replaced": "replaced", "unchanged": "is stored already, with this content"}
+    output.say(
+        f'plan "{content["name"]}" {content["version"]} {words[added.outcome]}: {len(checked.plan.steps)} steps, '
+        f"risk {content['risk_level']}, about {_minutes(content['estimated_minutes'])} (predicted)"
+    )
+    _findings(checked.prediction)
+
+
+@app.command("list")
+def list_(format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """List the stored plans.
+
+    Example:
+        segue plan list --json
+    """
+    from segue import settings as loader
+    from segue.services import plans
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        rows = [plans.describe(row) for row in plans.listed(session)]
+    if output.as_json():
+        output.document({"plans": rows})
+        return
+    if not rows:
+        output.say("there are no plans yet; add one with `segue plan add FILE`")
+    output.table(
+        ["name", "version", "status", "risk", "complexity", "estimate", "schema", "description"],
+        [
+            [
+                row["name"],
+                row["version"],
+                row["status"],
+                _level(row["risk_level"]),
+                row["complexity"],
+                _minutes(row["estimated_minutes"]),
+                row["target_schema"],
+                _short(row["description"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def show(
+    plan: Stored,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print the plan as a plan file.")] = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Show a stored plan: its fields, its steps, and what each will do.
+
+    Examples:
+        segue plan show customers-full-name
+        segue plan show customers-full-name --yaml > migration.yaml
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import plans
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        row = plans.get(session, plan)
+        content, document = plans.describe(row), row.document
+        checked = plans.stored(row, wiring.parts())
+    if output.as_json():
+        output.document(
+            {"plan": {**content, "document": document, "prediction": checked.prediction.as_json()}},
+        )
+        return
+    if yaml:
+        output.data(_as_yaml(document))
+        return
+    output.fields(
+        [
+            ("name", content["name"]),
+            ("version", content["version"]),
+            ("description", content["description"]),
+            ("status", content["status"]),
+            ("schema", content["target_schema"]),
+            ("phase", content["phase"]),
+            ("strategy", content["strategy"]),
+            ("needs plans", ", ".join(content["depends_on"]) or None),
+            ("beforehand", "; ".join(content["prerequisites"]) or None),
+            ("rollback", content["rollback_plan"]),
+            ("hash", content["plan_hash"][:12]),
+            ("from", content["source"]),
+            ("added", f"{content['created_at']:%Y-%m-%d %H:%M} UTC by {content['created_by']}"),
+        ]
+    )
+    output.data()
+    _steps(checked)
+
+
+@app.command()
+def validate(
+    file: File,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when the risk is high or critical.")] = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> int:
+    """Check a plan file and say what each step will do: lock, what it blocks, how long, how it is undone.
+
+    Told from the file alone (predicted): no database and no store is needed. A file that is wrong exits with 2 and
+    names every problem with line and column.
+
+    Examples:
+        segue plan validate migration.yaml
+        segue plan validate migration.yaml --strict --json
+    """
+    from segue import wiring
+    from segue.model.vocabulary import Level
+    from segue.services import plans
+
+    text, source = plans.read_source(file)
+    checked = plans.check(text, source, wiring.parts())
+    risky = checked.prediction.risk in (Level.HIGH, Level.CRITICAL)
+    if output.as_json():
+        output.document(
+            {
+                "ok": True,
+                "source": source,
+                "plan": checked.plan.plan,
+                "version": checked.plan.version,
+                "plan_hash": checked.digest,
+                "prediction": checked.prediction.as_json(),
+            }
+        )
+    else:
+        _steps(checked)
+    return int(ExitCode.FINDINGS if strict and risky else ExitCode.DONE)
+
+
+@app.command()
+def graph(
+    plan: Either,
+    format_: Annotated[Drawing, typer.Option("--format", help="How to draw it.")] = Drawing.TEXT,
+    json_: Json = False,
+) -> None:
+    """Draw which step waits for which.
+
+    Examples:
+        segue plan graph migration.yaml
+        segue plan graph customers-full-name --format mermaid
+    """
+    from segue import wiring
+    from segue.services import plans
+
+    if plans.looks_like_file(plan):
+        text, source = plans.read_source(plan)
+        found = plans.check(text, source, wiring.parts()).plan
+    else:
+        from segue import settings as loader
+        from segue.store import open_store
+
+        with open_store(loader.load()) as store, store.session() as session:
+            found = plans.stored(plans.get(session, plan), wiring.parts()).plan
+    if output.as_json():
+        output.document({"plan": found.plan, "graph": plans.as_graph(found)})
+        return
+    output.data(plans.drawn(found, format_.value, ascii_only=not _draws(sys.stdout.encoding)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of plan files, so that an editor completes and checks them.
+
+    Example:
+        segue plan schema > plan.schema.json
+    """
+    import json
+
+    from segue import wiring
+    from segue.planning import planfile
+
+    # The schema itself, without the usual wrapping: what editors and validators take.
+    output.data(json.dumps(planfile.json_schema(wiring.parts().steps), indent=2, ensure_ascii=False))
+
+
+def _steps(checked: Checked) -> None:
+    prediction = checked.prediction
+    output.table(
+        ["#", "step", "kind", "lock", "blocks", "lasts", "transaction", "undo", "risk"],
+        [
+            [
+                step.number,
+                step.name,
+                step.kind,
+                step.lock.value.lower() or "none",
+                step.blocks,
+                step.duration.value,
+                "yes" if step.transactional else "no",
+                step.undo or "not possible",
+                _level(step.risk.value),
+            ]
+            for step in prediction.steps
+        ],
+    )
+    output.data()
+    plan = checked.plan
+    output.data(
+        f"{plan.plan} {plan.version}: risk {_level(prediction.risk.value)}, complexity {prediction.complexity.value}, "
+        f"about {_minutes(prediction.minutes)} (all predicted from the statements)"
+    )
+    for step in prediction.steps:
+        for note in step.notes:
+            output.data(f"  {step.name}: {note}")
+    _findings(prediction)
+
+
+def _findings(prediction: Prediction) -> None:
+    for reason in prediction.reasons:
+        output.warn(reason)
+
+
+def _level(word: str) -> str:
+    style = {"high": "yellow", "critical": "red"}.get(word)
+    return output.paint(word, style) if style else word
+
+
+def _minutes(minutes: int) -> str:
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:59] + "…"
+
+
+def _draws(encoding: str | None) -> bool:
+    try:
+        "│←".encode(encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _as_yaml(document: dict[str, Any]) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes texts of several lines as blocks, as a person would."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    first = ("plan", "version", "description")
+    keys = [*first, *(key for key in sorted(document) if key not in (*first, "steps")), "steps"]
+    ordered = {key: document[key] for key in keys if key in document}
+    ordered["steps"] = [_step_in_order(step) for step in document["steps"]]
+    return yaml.dump(ordered, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
+
+
+def _step_in_order(step: dict[str, Any]) -> dict[str, Any]:
+    """Put name and kind first: the store keeps keys in an order of its own."""
+    first = ("name", "kind", "description", "needs", "sql", "table", "set", "where", "query")
+    keys = [*(key for key in first if key in step), *(key for key in sorted(step) if key not in first)]
+    return {key: step[key] for key in keys}
