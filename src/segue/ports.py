@@ -268,7 +268,11 @@ class StepRun(Protocol):
     target: Target
     database: Database
     direction: str
-    patience: Patience
+
+    @property
+    def patience(self) -> Patience:
+        """Return how long locks may be tried for, and how long is left for the work."""
+        ...
 
     def key(self, part: int, direction: str | None = None) -> EffectKey:
         """Name a part of this step."""

@@ -34,7 +34,8 @@ class Seen(str, Enum):
 
 Environment = Annotated[str | None, typer.Option("--env", "-e", help="The environment.", show_default=False)]
 Execution = Annotated[
-    str | None, typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False)
+    str | None,
+    typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False),
 ]
 AcceptDrift = Annotated[
     bool, typer.Option("--accept-drift", help="Go on although somebody else changed the schema meanwhile.")
@@ -72,16 +73,27 @@ def run(
         ("--promote", promote, "approvals between environments"),
     ):
         if given:
-            raise Blocked(
-                f"{flag} needs {needs}, which this version does not have", hint=f"leave out {flag}"
-            )
+            raise Blocked(f"{flag} needs {needs}, which this version does not have", hint=f"leave out {flag}")
     if environment is None:
         raise UsageError("no environment is named", hint="add --env NAME; `segue env list` shows the environments")
 
-    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
-        from segue.services import executions, plans
+    from segue.services import plans
 
-        name = plans.stored_or_added(store, settings, parts, plan)
+    # A file is read before the store is opened: a typo in it is said at once.
+    checked = None
+    if plans.looks_like_file(plan):
+        from segue import wiring
+
+        checked = plans.check(*plans.read_source(plan), wiring.parts())
+
+    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
+        from segue.services import executions
+
+        name = plan
+        if checked is not None:
+            name = checked.plan.plan
+            with store.session() as session:
+                plans.add(session, settings, checked)
         return executions.run(
             store, settings, parts, name, environment, _options(resume_, accept_drift, resolve), watch
         )

@@ -349,8 +349,10 @@ class Executor:
         for step in reversed(self.work.steps):
             if backward[step.number].status == StepRunStatus.COMPLETED:
                 continue
-            if forward[step.number].status in (StepRunStatus.PENDING, StepRunStatus.SKIPPED):
-                self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
+            nothing = forward[step.number].status in (StepRunStatus.PENDING, StepRunStatus.SKIPPED)
+            if nothing or not step.kind.effects:
+                if backward[step.number].status != StepRunStatus.SKIPPED:
+                    self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
                 continue
             self.control.boundary()
             self._undo_step(step, forward[step.number].status)

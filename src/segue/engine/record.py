@@ -169,14 +169,14 @@ class Record:
                 started = run.started_at or now
                 columns = {"completed_at": now, "seconds": (now - started).total_seconds()}
                 columns["error"] = dict(error) if error else None
-            if detail is not None:
-                columns["detail"] = {**(run.detail or {}), **detail}
             if run.status == to:
                 # A run that was killed left the step "running"; it is begun again.
                 for name, value in columns.items():
                     setattr(run, name, value)
             else:
                 advance(session, run, to, actor=self.actor, detail={"step": run.step_name}, **columns)
+            if detail is not None:
+                run.detail = {**(run.detail or {}), **detail}
             session.flush()
             row = self._row(session)
             row.current_step = run.step_name if to is StepRunStatus.RUNNING else row.current_step
@@ -250,7 +250,7 @@ class Record:
         if plan.status == to or not PLAN.allows(plan.status, to):
             return
         now = clock.now()
-        columns = {
+        columns: dict[str, Any] = {
             PlanStatus.EXECUTING: {"executed_at": now},
             PlanStatus.COMPLETED: {"completed_at": now},
         }.get(to, {})

@@ -13,7 +13,7 @@ from segue.engine.events import Watch, nobody
 from segue.errors import Blocked, NotFound, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
-from segue.services import environments
+from segue.services import environments, plans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ def run(
     and whatever stops the run; the store then says where it stopped.
     """
     with store.session() as session:
-        plan_row = find_plan(session, plan_name)
+        plan_row = plans.get(session, plan_name)
         env_row, url = environments.resolve(session, settings, environment)
         plan = _plan(plan_row, parts)
         _check_policy(plan, parts, env_row.type, env_row.deployment_type)
@@ -206,25 +206,6 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
     if len(rows) > 1:
         raise UsageError(f'"{execution}" is the beginning of several executions', hint="write more of it")
     return rows[0]
-
-
-def find_plan(session: Session, name: str) -> PlanRow:
-    """Return a stored plan; raises NotFound with the names there are."""
-    import difflib
-
-    from sqlalchemy import select
-
-    from segue.store.tables.plans import PlanRow
-
-    row = session.scalars(select(PlanRow).where(PlanRow.plan_name == name)).one_or_none()
-    if row is not None:
-        return row
-    names = list(session.scalars(select(PlanRow.plan_name).order_by(PlanRow.plan_name)))
-    near = difflib.get_close_matches(name, names, 1)
-    raise NotFound(
-        f'there is no plan "{name}"',
-        hint=f'did you mean "{near[0]}"?' if near else f"stored are: {', '.join(names) or 'none'}; a file works too",
-    )
 
 
 def driven(row: ExecutionRow) -> bool:
@@ -558,7 +539,7 @@ def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, env
     from segue.store.tables.executions import ExecutionRow
 
     with store.session() as session:
-        plan_row = find_plan(session, plan.plan)
+        plan_row = plans.get(session, plan.plan)
         env_row = environments.get(session, environment)
         session.add(
             ExecutionRow(

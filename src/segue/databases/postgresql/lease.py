@@ -61,17 +61,18 @@ class Lease:
 
     def close(self) -> None:
         """Give the lease back: the lock goes with the session, the fence stays for the next."""
+        self.pause()
+        self._connection.close()
+
+    def pause(self) -> None:
+        """Stop the heartbeat; the lock stays."""
         self._stop.set()
         if self._beat is not None:
             self._beat.join(timeout=HEARTBEAT_SECONDS * 2)
-        self._connection.close()
 
     def recover(self, patience: float, pause: float = 0.5) -> None:
         """Take the same lease again after the connection was lost; raise FenceLost when somebody else has it."""
-        self._stop.set()
-        if self._beat is not None:
-            self._beat.join(timeout=HEARTBEAT_SECONDS * 2)
-        self._connection.close()
+        self.close()
         deadline = clock.ticks() + patience
         while True:
             try:

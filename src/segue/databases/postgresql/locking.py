@@ -126,7 +126,7 @@ def take_locks(connection: psycopg.Connection[Any], statements: Sequence[Stateme
         set_local(connection, "lock_timeout", max(0.001, deadline - clock.ticks()))
         command = sql.SQL("lock table {} in {} mode").format(
             sql.SQL(row[1]),  # regclass text: quoted and qualified by the server
-            sql.SQL(lock.value),  # type: ignore[arg-type]
+            sql.SQL(lock.value),
         )
         try:
             connection.execute(command)

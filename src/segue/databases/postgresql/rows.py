@@ -119,6 +119,7 @@ class Backfill:
         if row[2] not in ("r", "p"):
             raise StepFailed(f'"{self.spec.table}" is not a table', hint="a backfill writes a table or partitions of one")
         self.reltype = row[2]
+        self._name: str = row[1]
         self._regclass = f'"{row[0]}"."{row[1]}"' if '"' not in row[0] + row[1] else self.spec.table
         return sql.Identifier(row[0], row[1])
 
@@ -157,7 +158,7 @@ class Backfill:
         ).fetchone()
         if row is not None:
             return tuple(row[0]) if row[0] else None
-        query = sql.SQL("select {} from {} order by {} limit 1").format(
+        query = sql.SQL("select {} from {} as r order by {} limit 1").format(
             self._key_text(), self.table, self._order(descending=True)
         )
         last = self._connection.execute(query).fetchone()
@@ -193,43 +194,47 @@ class Backfill:
 
     # -- SQL
 
-    def _columns(self) -> list[sql.Composable]:
+    def _columns(self, name_of_row: str = "r") -> list[sql.Composable]:
         return [
-            sql.Identifier(name) + (sql.SQL(" collate " + collation) if collation else sql.SQL(""))  # type: ignore[arg-type]
+            # Qualified: a bare name in ORDER BY would mean the text that the query puts out under the same name,
+            # and "9" sorts after "10".
+            sql.Identifier(name_of_row, name) + (sql.SQL(" collate " + collation) if collation else sql.SQL(""))
             for name, collation in zip(self.key, self._collations, strict=True)
         ]
 
     def _key_text(self) -> sql.Composable:
-        return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self.key)
+        return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier("r", name)) for name in self.key)
 
     def _order(self, *, descending: bool = False) -> sql.Composable:
         suffix = sql.SQL(" desc") if descending else sql.SQL("")
         return sql.SQL(", ").join(column + suffix for column in self._columns())
 
-    def _compare(self, operator: str, values: tuple[str, ...]) -> sql.Composable:
+    def _compare(self, operator: str, values: tuple[str, ...], name_of_row: str) -> sql.Composable:
         """Compare the key with values as a row, in the key's own types and collation."""
         literals = [
-            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))  # type: ignore[arg-type]
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
             for value, kind in zip(values, self._types, strict=True)
         ]
         return sql.SQL("({}) {} ({})").format(
-            sql.SQL(", ").join(self._columns()), sql.SQL(operator), sql.SQL(", ").join(literals)  # type: ignore[arg-type]
+            sql.SQL(", ").join(self._columns(name_of_row)), sql.SQL(operator), sql.SQL(", ").join(literals)
         )
 
-    def _range(self, after: tuple[str, ...] | None, until: tuple[str, ...] | None) -> sql.Composable:
+    def _range(
+        self, after: tuple[str, ...] | None, until: tuple[str, ...] | None, name_of_row: str = "r"
+    ) -> sql.Composable:
         bounds = [
-            *([self._compare(">", after)] if after is not None else []),
-            *([self._compare("<=", until)] if until is not None else []),
+            *([self._compare(">", after, name_of_row)] if after is not None else []),
+            *([self._compare("<=", until, name_of_row)] if until is not None else []),
         ]
         return sql.SQL(" and ").join(bounds) if bounds else sql.SQL("true")
 
     def _build_cut(self) -> Any:
-        names = sql.SQL(", ").join(sql.Identifier(name) for name in self.key)
+        names = sql.SQL(", ").join(sql.Identifier("r", name) for name in self.key)
 
         def query(after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int) -> sql.Composed:
             return sql.SQL(
-                "select {text}, n from (select *, count(*) over () as n from "
-                "(select {names} from {table} where {range} order by {order} limit {size}) as some) as counted "
+                "select {text}, r.n from (select p.*, count(*) over () as n from "
+                "(select {names} from {table} as r where {range} order by {order} limit {size}) as p) as r "
                 "order by {down} limit 1"
             ).format(
                 text=self._key_text(),
@@ -245,14 +250,15 @@ class Backfill:
 
     def _build_update(self) -> Any:
         assignments = sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))  # type: ignore[arg-type]
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))
             for name, expression in self.spec.assignments.items()
         )
 
         def query(cut: Cut) -> sql.Composed:
-            condition = self._range(cut.after, cut.until)
+            # Without an alias: the expressions may name the table.
+            condition = self._range(cut.after, cut.until, self._name)
             if self.spec.where:
-                condition += sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))  # type: ignore[arg-type]
+                condition += sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))
             return sql.SQL("update {} set {} where {}").format(self.table, assignments, condition)
 
         return query
