@@ -572,7 +572,9 @@ class _Reader:
         if value is None:
             self._fail("@default needs a value", attribute.place)
         if isinstance(value, tuple) is not line.many and not isinstance(value, Call):
-            self._fail(f"this default does not fit a {'list' if line.many else line.type}", attribute.place)
+            self._fail(
+                f"this default does not fit {'a list' if line.many else 'the type ' + line.type}", attribute.place
+            )
         fits: dict[str, tuple[type, ...]] = {
             "String": (str,),
             "Json": (str,),
@@ -601,9 +603,9 @@ class _Reader:
                 if not isinstance(each, Word) or each.text not in enums[line.type].names:
                     self._fail(f'the default must be a value of "{line.type}"', attribute.place)
             elif not isinstance(each, fits.get(line.type, (object,))):
-                self._fail(f"this default does not fit a {line.type}", attribute.place)
+                self._fail(f"this default does not fit the type {line.type}", attribute.place)
             elif line.type == "Boolean" and each not in (Word("true"), Word("false")):
-                self._fail("this default does not fit a Boolean", attribute.place, hint="true or false")
+                self._fail("this default does not fit the type Boolean", attribute.place, hint="true or false")
         return value
 
     def _relation(self, attribute: Attribute, is_model: bool) -> Relation:
