@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def test_doctor_helps_when_the_home_cannot_be_used(segue: Segue, tmp_path: Path)
     problem = only_problem(segue("doctor", "--json", env=env).expect(1).json)
     assert problem["what"] == "store"
     assert "SEGUE_HOME" in problem["do"]
+
+
+def test_doctor_finds_a_run_whose_process_is_gone(segue: Segue, database: str, executed: Callable[..., str]) -> None:
+    segue("env", "add", "shop", "--type", "test", "--url-env", "SHOP_URL", env={"SHOP_URL": database}).expect(0)
+    execution = executed("running", lease_owner="somebody", heartbeat_at="2020-02-02T02:02:00Z")
+    problem = only_problem(segue("doctor", "--json").expect(1).json)
+    assert problem["what"] == f"execution {execution}"
+    assert "since 2020-02-02 02:02 UTC" in problem["why"]
+    assert f"segue resume {execution}" in problem["do"]
 
 
 def test_store_url_is_one_that_a_client_takes_until_the_store_is_stopped(segue: Segue) -> None:

@@ -6,18 +6,11 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 from fix_process import Outcome, Segue
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-from segue.settings import Settings
-from segue.store import open_store
-from segue.store.tables.environments import EnvironmentRow
-from segue.store.tables.executions import ExecutionRow
-from segue.store.tables.plans import PlanRow
 
 SUPPORT = Path(__file__).parents[2] / "src/segue/databases/postgresql/sql/support.sql"
 
@@ -28,52 +21,6 @@ def add(segue: Segue, url: str, name: str = "shop", *words: str) -> Outcome:
 
 def password(url: str) -> str:
     return str(conninfo_to_dict(url)["password"])
-
-
-@pytest.fixture
-def executed(segue: Segue, store_url: str) -> Callable[..., None]:
-    """Give a function that stores an execution on the environment "shop", in a state of its life."""
-
-    def execute(status: str, **columns: Any) -> None:
-        settings = Settings(home=segue.folder, store=store_url, key=None, user="tester")
-        with open_store(settings) as store, store.session() as session:
-            row = session.query(EnvironmentRow).filter_by(name="shop").one()
-            plan = PlanRow(
-                plan_name="add-names",
-                version="1.0.0",
-                description="names",
-                target_schema="public",
-                migration_phase="migration",
-                strategy="online",
-                complexity="low",
-                risk_level="low",
-                estimated_duration=1,
-                rollback_plan="reverse",
-                created_by="tester",
-                plan_hash="0",
-                document={},
-            )
-            session.add(plan)
-            session.flush()
-            execution = ExecutionRow(
-                plan_id=plan.id,
-                environment_id=row.id,
-                execution_number=1,
-                steps_total=1,
-                executed_by="tester",
-                execution_mode="manual",
-                plan_hash="0",
-            )
-            session.add(execution)
-            session.flush()
-            words = {"status": status, **columns}
-            for column, value in words.items():
-                # Past the lifecycle's guard: the test wants the state, not the way to it.
-                session.connection().exec_driver_sql(
-                    f"UPDATE segue_store.migration_executions SET {column} = %s", (value,)
-                )
-
-    return execute
 
 
 def leave_traces(url: str) -> None:
@@ -221,7 +168,7 @@ def test_removed_environment_is_gone(segue: Segue, database: str) -> None:
 
 
 def test_environment_with_executions_stays_as_inactive(
-    segue: Segue, database: str, executed: Callable[..., None]
+    segue: Segue, database: str, executed: Callable[..., str]
 ) -> None:
     add(segue, database).expect(0)
     executed("completed")
@@ -235,7 +182,7 @@ def test_environment_with_executions_stays_as_inactive(
 
 
 def test_environment_with_a_running_execution_is_neither_removed_nor_cleaned(
-    segue: Segue, database: str, executed: Callable[..., None]
+    segue: Segue, database: str, executed: Callable[..., str]
 ) -> None:
     add(segue, database).expect(0)
     executed("running")
@@ -245,7 +192,7 @@ def test_environment_with_a_running_execution_is_neither_removed_nor_cleaned(
 
 
 def test_clean_is_refused_while_a_rollback_window_is_open(
-    segue: Segue, database: str, executed: Callable[..., None]
+    segue: Segue, database: str, executed: Callable[..., str]
 ) -> None:
     add(segue, database).expect(0)
     executed("completed", window_until="2999-01-01T00:00:00Z")

@@ -48,6 +48,12 @@ ORDER = (
 #: Wide enough for one-line helps, narrow enough to read.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
+CODES = (
+    "Exit codes: 0 done, 1 findings, 2 failed, 3 blocked by approval, policy or drift, 4 stopped and safely undone, "
+    "5 a person must act, 64 usage, 69 database unreachable, 70 internal error, 75 busy, 78 configuration, "
+    "130 interrupted."
+)
+
 _LITERAL = re.compile(r"^COMMANDS\b[^=\n]*= (\{.*?^\})", re.DOTALL | re.MULTILINE)
 
 
@@ -86,7 +92,7 @@ class Commands(TyperGroup):
         for name, (module, words) in found().items():
             self._modules[name] = module
             # A placeholder that knows its name and help; resolve_command puts the real one in its place.
-            self.commands[name] = TyperCommand(name, help=words, rich_markup_mode=None)
+            self.commands[name] = TyperCommand(name, short_help=words, rich_markup_mode=None)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command by its name, with suggestions for a misspelt one, and load it."""
@@ -117,7 +123,7 @@ def root(arguments: list[str]) -> int:
         rich_markup_mode=None,
         context_settings=CONTEXT,
     )
-    app.callback()(_root)
+    app.callback(epilog=CODES)(_root)
     command: Any = typer.main.get_command(app)
     command.help = _verbatim(command.help)
     if "_SEGUE_COMPLETE" in os.environ:
@@ -154,6 +160,8 @@ def _first_line(text: str) -> str:
 
 def _polish(command: Any) -> None:
     """Keep indented paragraphs of the help as written: the help formatter would join an example's lines."""
+    # Given as such it is wrapped in lists; a short help that is made from the long one would be cut.
+    command.short_help = " ".join((command.help or "").split("\n\n")[0].split())
     command.help = _verbatim(command.help)
     for child in getattr(command, "commands", {}).values():
         _polish(child)

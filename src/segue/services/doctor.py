@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import __version__
-from segue.clock import now
 from segue.errors import SegueError
 from segue.model.urls import public
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from segue.settings import Settings
     from segue.store import Store
     from segue.store.tables.environments import EnvironmentRow
-
-#: A run writes a sign of life every few seconds; after this long nobody drives it any more.
-SILENT = timedelta(minutes=1)
 
 #: How many databases are looked at together.
 AT_ONCE = 8
@@ -116,23 +111,20 @@ def _workers(report: Report, session: Session) -> None:
 def _silent_runs(report: Report, session: Session) -> None:
     from sqlalchemy import select
 
+    from segue.services import executions
     from segue.store.tables.executions import ExecutionRow
 
-    running = session.scalars(
-        select(ExecutionRow).where(
-            ExecutionRow.status == "running",
-            (ExecutionRow.heartbeat_at.is_(None)) | (ExecutionRow.heartbeat_at < now() - SILENT),
-        )
-    )
+    running = session.scalars(select(ExecutionRow).where(ExecutionRow.status == "running"))
     for row in running:
+        if executions.driven(row):
+            continue
         since = f"since {row.heartbeat_at:%Y-%m-%d %H:%M} UTC" if row.heartbeat_at else "any more"
-        again = (
-            f"segue run {row.plan.plan_name} --env {row.environment.name} --resume"
-            if row.direction == "forward"
-            else f"segue rollback {row.id}"
-        )
         report.problems.append(
-            Problem(f"execution {row.id}", f"nobody has driven it {since}; its process is gone", f"run `{again}`")
+            Problem(
+                f"execution {row.id}",
+                f'"{row.plan.plan_name}" on "{row.environment.name}" is under way, but nobody has driven it {since}',
+                f"go on with `segue resume {row.id}`, or take it back with `segue rollback {row.id}`",
+            )
         )
 
 
