@@ -38,7 +38,10 @@ def version(bin_dir: Path) -> str:
 
 def short_folder() -> Path:
     """Return a new folder with a path short enough for sockets, through which a server's user may pass."""
-    folder = Path(tempfile.mkdtemp(prefix="segue-", dir="/tmp"))
+    # Memory where there is plenty: making a cluster writes sixty megabytes, and nothing here must outlive the machine.
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4e9
+    folder = Path(tempfile.mkdtemp(prefix="segue-", dir=memory if roomy else "/tmp"))
     folder.chmod(0o711)
     return folder
 

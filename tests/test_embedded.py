@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fix_servers import short_folder
 
 from segue import embedded
 from segue.embedded import Cluster, placement, processes, wheel
@@ -57,17 +58,35 @@ class User:
         self.process.communicate(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """Give the folder of a cluster that was made and stopped; making one takes longer than most tests."""
+    folder = short_folder()
+    with Cluster(folder / "store", options={"fsync": "off"}).use():
+        pass
+    yield folder / "store"
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def cluster(home: Path) -> Cluster:
+def fresh(home: Path) -> Cluster:
+    """Give a cluster that does not exist yet."""
     return Cluster(home / "store", options={"fsync": "off"})
 
 
 @pytest.fixture
-def user(cluster: Cluster) -> Iterator[Callable[..., User]]:
+def cluster(made: Path, fresh: Cluster) -> Cluster:
+    """Give a stopped cluster."""
+    subprocess.run(["cp", "-a", made, fresh.directory], check=True)
+    return fresh
+
+
+@pytest.fixture
+def user(fresh: Cluster) -> Iterator[Callable[..., User]]:
     users: list[User] = []
 
     def start(how: str = "share") -> User:
-        users.append(User(cluster, how))
+        users.append(User(fresh, how))
         return users[-1]
 
     yield start
@@ -92,7 +111,8 @@ def test_the_last_of_two_users_stops_the_server(cluster: Cluster, user: Callable
     assert not cluster.running()
 
 
-def test_four_first_users_at_once_make_one_cluster(cluster: Cluster, user: Callable[..., User]) -> None:
+def test_four_first_users_at_once_make_one_cluster(fresh: Cluster, user: Callable[..., User]) -> None:
+    cluster = fresh
     users = [user() for _ in range(4)]
     assert len({one.postmaster() for one in users}) == 1
     for one in users:
@@ -158,8 +178,9 @@ def test_a_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(
 
 
 def test_a_user_killed_while_it_makes_the_cluster_leaves_nothing_broken(
-    cluster: Cluster, user: Callable[..., User]
+    fresh: Cluster, user: Callable[..., User]
 ) -> None:
+    cluster = fresh
     for delay in (0.2, 0.45, 0.8):
         first = user()
         time.sleep(delay)
