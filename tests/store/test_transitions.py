@@ -29,7 +29,12 @@ def test_a_status_moves_with_its_entry_and_other_columns(store: Store, new_plan:
         assert (plan.status, plan.approved_by) == ("approved", "ada")
     with store.session() as session:
         entry = session.scalars(select(LedgerRow)).one()
-        assert (entry.actor, entry.action, entry.subject, entry.subject_id) == ("ada", "approved", "plan", plan.id)
+        assert (entry.actor, entry.action, entry.subject, entry.subject_id) == (
+            "ada",
+            "approved",
+            "migration_plans",
+            plan.id,
+        )
         assert entry.detail == {"from": "draft", "to": "approved", "reason": "reviewed"}
 
 

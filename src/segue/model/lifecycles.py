@@ -26,10 +26,7 @@ S = TypeVar("S", bound=StrEnum)
 
 @dataclass(frozen=True)
 class Lifecycle(Generic[S]):
-    """One record's life: its words, where it may begin, and which word may follow which.
-
-    `noun` names the record for people, and is the subject of its entries in the ledger.
-    """
+    """One record's life: its words, where it may begin, and which word may follow which; `noun` is for people."""
 
     noun: str
     words: type[S]

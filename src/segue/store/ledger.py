@@ -46,7 +46,7 @@ def append(
 ) -> None:
     """Write an entry with the session's transaction: it is there if and only if the transaction commits.
 
-    `subject` is the record's noun (`plan`, `execution`, `environment` …), `subject_id` its id, `action` a word: what
+    `subject` is the record's table (`migration_plans`, `environments` …), `subject_id` its id, `action` a word: what
     happened to it. The entry is sent just before the commit, not now: entries wait for one another, and so nobody
     waits longer than a commit takes.
     """

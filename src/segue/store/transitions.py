@@ -61,7 +61,7 @@ def advance(
         session,
         actor=actor,
         action=str(to),
-        subject=lifecycle.noun,
+        subject=cls.__tablename__,
         subject_id=identity,
         detail={**(detail or {}), "from": str(here), "to": str(to)},
     )
