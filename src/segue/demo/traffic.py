@@ -526,7 +526,7 @@ class Client:
         first, last = self._chance.choice(_FIRST), self._chance.choice(_LAST)
         row = {"first_name": first, "last_name": last, "phone": None, "email": f"{work.reference}@example.org"}
         customer = await work.insert(
-            "customers", **row, fax=None, status="active", tier_id=1, created_at=at, updated_at=at
+            "customers", **row, status="active", tier_id=1, created_at=at, updated_at=at
         )
         address = await work.insert(
             "addresses",
