@@ -1,0 +1,449 @@
+"""Show the whole way on a real database: migrate under live traffic, crash, go on, take back, apply again, prove it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from segue.demo import oracle, storefront
+from segue.demo.journal import Tail
+from segue.demo.screen import Screen
+from segue.errors import InternalError, Interrupted, SegueError, StepFailed
+from segue.model.quantities import count, duration, size
+
+if TYPE_CHECKING:
+    from segue.embedded import Cluster
+    from segue.settings import Settings
+    from segue.store import Store
+
+#: What the plan does to the names that the oracle reads.
+RENAMED = {"customers": {"fax": "fax_retired"}}
+
+#: How long the application runs alone before the first step and after the last, in seconds.
+ALONE = 6.0
+
+#: The migration is killed in its first backfill that is this far, in per cent.
+KILL_AT = 25.0
+
+
+@dataclass
+class Report:
+    """What the demo found; `as_json` is what `segue demo --json` prints."""
+
+    seconds: float = 0.0
+    tables: int = 0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: dict[str, oracle.Verdict] = field(default_factory=dict)
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
+    killed: bool = False
+    recovered: float | None = None
+    schema_equal: bool = False
+    schema_difference: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Return whether everything that the demo promises was so."""
+        return (
+            bool(self.verdicts)
+            and all(verdict.ok for verdict in self.verdicts.values())
+            and all(step["status"] == "completed" for step in self.steps)
+            and self.killed
+            and self.recovered is not None
+            and self.schema_equal
+        )
+
+    def most(self, what: str) -> int:
+        """Return a number of the verdicts; each judges all that was before, so the numbers are not added up."""
+        return max((int(getattr(verdict, what)) for verdict in self.verdicts.values()), default=0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as the one object that `--json` prints."""
+        back = self.verdicts.get("rolled back")
+        return {
+            "segue": 1,
+            "ok": self.ok,
+            "seconds": round(self.seconds, 1),
+            "tables": self.tables,
+            "steps": self.steps,
+            "traffic": {
+                name: self.most(name) for name in ("acknowledged", "lost", "duplicated", "wrong", "errors")
+            },
+            "latency_ms": self.latency,
+            "resume": {"killed": self.killed, "recovered_s": self.recovered},
+            "rollback": {"schema_equal": self.schema_equal, "data_equal": back is not None and back.data_ok},
+        }
+
+
+def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0, keep: bool = False) -> int:
+    """Run the demo and print its report; returns 0 only if all is well, 1 when something was lost or is wrong.
+
+    Everything happens in servers of its own in a temporary folder, which is deleted at the end unless `keep`.
+    Raises Interrupted on Ctrl-C, after everything that was started has been stopped.
+    """
+    from segue.settings import prepare_folder
+
+    folder = prepare_folder(Path(tempfile.gettempdir()) / f"segue-demo-{os.getpid()}-{secrets.token_hex(3)}")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    report = Report()
+    try:
+        with contextlib.ExitStack() as stack:
+            if not keep:
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            screen = stack.enter_context(Screen(quiet=json_output))
+            _Show(folder, scale, rate, screen, report, stack).run()
+    except KeyboardInterrupt:
+        raise Interrupted("stopped the demo, and everything that it had started") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if json_output:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        _print(report)
+    if keep:
+        print(f"kept in {folder}", file=sys.stderr)
+    return 0 if report.ok else 1
+
+
+class _Show:
+    def __init__(
+        self, folder: Path, scale: float, rate: float, screen: Screen, report: Report, stack: contextlib.ExitStack
+    ) -> None:
+        self._folder = folder
+        self._scale = scale
+        self._rate = rate
+        self._screen = screen
+        self._report = report
+        self._stack = stack
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))},
+            "SEGUE_HOME": str(folder / "home"),
+            "SEGUE_USER": "demo",
+            "NO_COLOR": "1",
+        }
+
+    def run(self) -> None:
+        """Do it all, in order."""
+        begin = time.monotonic()
+        self._open()
+        self._fill()
+        schema = self._dump()
+        self._open_store()
+        self._traffic = self._start_traffic()
+        marks = {"start": time.time()}
+        self._screen.doing("the application runs alone")
+        self._watch(ALONE)
+        marks["migration"] = time.time()
+        with as_file(files("segue.demo") / "plans" / "storefront.yaml") as plan:
+            self._crash_and_finish(plan)
+            self._judge("applied", RENAMED)
+            self._screen.doing("taking everything back")
+            self._must(self._follow(["rollback", "--yes"]), "the rollback")
+            self._compare_schema(schema)
+            self._judge("rolled back", {})
+            self._screen.doing("applying the plan again")
+            self._must(self._follow(["run", str(plan), "--env", "demo"]), "the second run")
+        self._report.steps = [
+            {name: step[name] for name in ("name", "kind", "status", "seconds")} for step in self._status()["steps"]
+        ]
+        marks["end"] = time.time()
+        self._screen.doing("the application runs on, on the new schema")
+        self._watch(ALONE)
+        self._judge("applied again", RENAMED)
+        _stop(self._traffic, signal.SIGTERM)
+        latencies = self._tail.look().latencies
+        self._report.latency = {
+            "before": oracle.percentiles(latencies, marks["start"], marks["migration"]),
+            "during": oracle.percentiles(latencies, marks["migration"], marks["end"]),
+            "after": oracle.percentiles(latencies, marks["end"]),
+        }
+        self._report.seconds = time.monotonic() - begin
+
+    # -- what it stands on
+
+    def _open(self) -> None:
+        from segue.embedded import Cluster
+
+        self._screen.doing("starting two PostgreSQL servers: the storefront's, and Segue's store")
+        self._cluster: Cluster = Cluster(self._folder / "target", database="storefront")
+        self._stack.enter_context(_server(self._cluster))
+        self._url = self._cluster.url()
+
+    def _fill(self) -> None:
+        self._screen.doing("creating the storefront and filling it")
+        self._password = secrets.token_urlsafe(18)
+        storefront.create(self._url, self._password)
+        bytes_ = storefront.load(self._url, self._scale)
+        with storefront.connect(self._url) as connection:
+            self._report.tables = len(storefront.tables(connection))
+        rows = oracle.take(self._url, self._folder / "before")
+        self._screen.say(f"  {self._report.tables} tables, {count(rows)} rows, {size(bytes_)}")
+
+    def _open_store(self) -> None:
+        from segue.embedded import Cluster  # noqa: F401 - the store's server is one, too
+        from segue.settings import Settings
+        from segue.store import open_store
+
+        # Held open here, so that the commands below find it running.
+        settings: Settings = Settings(home=self._folder / "home", store=None, key=None, user="demo")
+        self._store: Store = self._stack.enter_context(open_store(settings))
+        done = subprocess.run(
+            [sys.executable, "-m", "segue", "env", "add", "demo", "--type", "development", "--url-stdin"],
+            input=self._url,
+            text=True,
+            env=self._environment,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise InternalError(f"the demo's environment could not be added: {done.stderr.strip()}")
+
+    def _start_traffic(self) -> subprocess.Popen[bytes]:
+        # The owner's URL with the application's name and password instead.
+        rest = self._url.split("@", 1)[1]
+        url = f"postgresql://{storefront.APPLICATION}:{quote(self._password, safe='')}@{rest}"
+        journal = self._folder / "journal"
+        traffic = self._start(
+            [sys.executable, "-m", "segue.demo.traffic", "--journal", str(journal), "--rate", str(self._rate)],
+            self._folder / "traffic.log",
+            {"STOREFRONT_URL": url},
+        )
+        self._tail = Tail(journal)
+        limit = time.monotonic() + 30
+        while not self._tail.look().started:
+            if traffic.poll() is not None or time.monotonic() > limit:
+                raise InternalError(f"the demo's traffic did not start: {_end_of(self._folder / 'traffic.log')}")
+            time.sleep(0.05)
+        return traffic
+
+    def _start(self, command: list[str], log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a process that ends with the demo. In a session of its own: Ctrl-C is for the demo to handle."""
+        file: IO[bytes] = self._stack.enter_context(log.open("ab"))
+        process = subprocess.Popen(
+            command, env={**self._environment, **variables}, stdout=file, stderr=file, start_new_session=True
+        )
+        self._stack.callback(_stop, process, signal.SIGTERM)
+        return process
+
+    # -- what it does
+
+    def _segue(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        return self._start([sys.executable, "-m", "segue", *arguments, "--json"], self._folder / "segue.log", {})
+
+    def _follow(self, arguments: list[str]) -> int:
+        """Run a command of Segue and show how it goes; returns its exit code."""
+        process = self._segue(arguments)
+        while process.poll() is None:
+            self._look()
+            time.sleep(0.1)
+        self._look()
+        return process.returncode
+
+    def _crash_and_finish(self, plan: Path) -> None:
+        """Run the plan, kill the run in the middle of a backfill, and run it again to the end."""
+        command = ["run", str(plan), "--env", "demo"]
+        self._screen.doing("running a plan of many steps while the application works")
+        process = self._segue(command)
+        stopped_at: tuple[str, int] | None = None
+        while process.poll() is None and stopped_at is None:
+            stopped_at = _in_backfill(self._look())
+            time.sleep(0.03)
+        if stopped_at is None:
+            self._must(process.returncode, "the run")
+            return
+        process.kill()
+        process.wait()
+        killed = time.monotonic()
+        self._report.killed = True
+        step, rows = stopped_at
+        self._screen.say(f"  kill -9 of `segue run` in the middle of {step}, at {count(rows)} rows; starting it again")
+        process = self._segue(command)
+        while process.poll() is None:
+            now = self._look()
+            if self._report.recovered is None and _beyond(now, step, rows):
+                self._report.recovered = round(time.monotonic() - killed, 2)
+                self._screen.say(f"  back at work {duration(self._report.recovered)} after the kill")
+            time.sleep(0.03)
+        if self._report.recovered is None and _beyond(self._look(), step, rows):
+            self._report.recovered = round(time.monotonic() - killed, 2)
+        self._must(process.returncode, "the run")
+
+    def _must(self, code: int, what: str) -> None:
+        if code:
+            raise StepFailed(
+                f"{what} ended with exit code {code}",
+                hint="run `segue demo --keep` to look at its folder afterwards",
+                details=_end_of(self._folder / "segue.log").splitlines()[-12:],
+            )
+
+    def _judge(self, moment: str, renamed: dict[str, dict[str, str]]) -> None:
+        """Stop the traffic between two transactions, let the oracle compare everything, and let it go on."""
+        self._screen.doing("the application pauses, and every row is compared with what was acknowledged")
+        self._traffic.send_signal(signal.SIGUSR1)
+        limit = time.monotonic() + 30
+        while not self._tail.look().paused:
+            if self._traffic.poll() is not None or time.monotonic() > limit:
+                raise InternalError(f"the demo's traffic stopped: {_end_of(self._folder / 'traffic.log')}")
+            time.sleep(0.02)
+        verdict = oracle.judge(self._url, self._folder / "before", self._folder / "journal", renamed=renamed)
+        self._traffic.send_signal(signal.SIGUSR2)
+        while self._tail.look().paused and self._traffic.poll() is None:
+            time.sleep(0.02)
+        self._report.verdicts[moment] = verdict
+        self._screen.say(
+            f"  {count(verdict.rows)} rows compared: {verdict.lost} lost, {verdict.duplicated} duplicated,"
+            f" {verdict.wrong} wrong; {verdict.errors} errors"
+        )
+        for line in verdict.details:
+            self._screen.say(f"    {line}")
+
+    def _compare_schema(self, before: str) -> None:
+        import difflib
+
+        after = self._dump()
+        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=0)
+        self._report.schema_difference = list(lines)
+        self._report.schema_equal = before == after
+        self._screen.say(f"  schema {'equal to the one before' if self._report.schema_equal else 'differs'}")
+        for line in self._report.schema_difference[: oracle.SPOKEN]:
+            self._screen.say(f"    {line}")
+
+    def _dump(self) -> str:
+        """Return the storefront's schema as pg_dump writes it, without Segue's own."""
+        from psycopg.conninfo import conninfo_to_dict
+
+        from segue.embedded import binaries
+
+        # By variables: the arguments of a process can be read by others.
+        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+        given = {names[name]: str(value) for name, value in conninfo_to_dict(self._url).items() if name in names}
+        done = subprocess.run(
+            [binaries() / "pg_dump", "--schema-only", "--exclude-schema=segue"],
+            env={**self._environment, **given},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise InternalError(f"pg_dump failed: {done.stderr.strip()}")
+        # \restrict carries a new random word each time.
+        return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+    # -- what it sees
+
+    def _watch(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._look_at_traffic()
+            time.sleep(0.1)
+
+    def _look(self) -> dict[str, Any]:
+        self._look_at_traffic()
+        status = self._status()
+        self._screen.show(status)
+        return status
+
+    def _look_at_traffic(self) -> None:
+        tail = self._tail.look()
+        recent = [item for item in tail.latencies[-2000:] if item[0] >= time.time() - 5]
+        self._screen.application = {
+            "acknowledged": tail.acknowledged,
+            "per_second": len(recent) / 5,
+            "errors": len(tail.errors),
+            **oracle.percentiles(recent),
+        }
+
+    def _status(self) -> dict[str, Any]:
+        from segue.errors import NotFound
+        from segue.services import executions
+
+        with self._store.session() as session:
+            try:
+                return executions.describe(session, executions.find(session, None))
+            except NotFound:
+                return {}
+
+
+def _in_backfill(execution: dict[str, Any]) -> tuple[str, int] | None:
+    """Return name and rows of the backfill that is under way and far enough to be killed."""
+    for step in execution.get("steps", ()):
+        job = step.get("job")
+        if step["status"] == "running" and job and KILL_AT <= (job["percent"] or 0) < 90:
+            return step["name"], job["processed_rows"]
+    return None
+
+
+def _beyond(execution: dict[str, Any], step: str, rows: int) -> bool:
+    """Return whether the step has done more than these rows, or is done."""
+    found = next((item for item in execution.get("steps", ()) if item["name"] == step), None)
+    if found is None:
+        return False
+    return found["status"] == "completed" or ("job" in found and found["job"]["processed_rows"] > rows)
+
+
+@contextlib.contextmanager
+def _server(cluster: Cluster) -> Iterator[None]:
+    try:
+        with cluster.use():
+            yield
+    finally:
+        with contextlib.suppress(SegueError, OSError):
+            cluster.destroy()
+
+
+def _stop(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
+    """End a process that we started: by a signal that it can act on, and if it does not, at once."""
+    if process.poll() is not None:
+        return
+    process.send_signal(first)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _end_of(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace")[-2000:].strip()
+    except OSError:
+        return ""
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print(report: Report) -> None:
+    content = report.as_json()
+    traffic, latency = content["traffic"], content["latency_ms"]
+    print()
+    print(f"{'all is well' if report.ok else 'NOT all is well'}: {report.tables} tables, {len(report.steps)} steps, ", end="")
+    print(f"{report.seconds:.0f} seconds")
+    print(
+        f"  application   {count(traffic['acknowledged'])} transactions acknowledged: {traffic['lost']} lost, "
+        f"{traffic['duplicated']} duplicated, {traffic['wrong']} wrong, {traffic['errors']} errors"
+    )
+    for moment in ("before", "during", "after"):
+        words = ", ".join(f"{name} {value:.1f} ms" for name, value in latency[moment].items())
+        print(f"  latency       {moment:<7} {words}")
+    killed = f"back at work after {report.recovered} s" if report.recovered is not None else "did not come back"
+    print(f"  crash         {f'killed with -9 in a backfill, {killed}' if report.killed else 'was not killed'}")
+    back = content["rollback"]
+    print(
+        f"  rollback      schema {'equal' if back['schema_equal'] else 'DIFFERS'}, "
+        f"data {'equal' if back['data_equal'] else 'DIFFERS'}"
+    )
