@@ -7,10 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from segue.store import Store, ledger
 from segue.store.tables.ledger import LedgerRow
+from segue.store.tables.plans import PlanRow
 
 
 def write(store: Store, count: int, actor: str = "ada") -> None:
@@ -53,6 +56,52 @@ def test_several_entries_of_one_transaction_keep_their_order(store: Store) -> No
     with store.session() as session:
         assert session.scalars(select(LedgerRow.action).order_by(LedgerRow.id)).all() == ["one", "two", "three"]
     assert problems(store) == []
+
+
+def note(session: Session, action: str) -> None:
+    ledger.append(session, actor="ada", action=action, subject="plan", subject_id="p")
+
+
+def actions(store: Store) -> list[str]:
+    with store.session() as session:
+        return list(session.scalars(select(LedgerRow.action).order_by(LedgerRow.id)))
+
+
+def test_a_savepoint_that_is_undone_takes_its_own_entries_only(store: Store) -> None:
+    with store.session() as session:
+        note(session, "before")
+        outer = session.begin_nested()
+        note(session, "outer")
+        inner = session.begin_nested()
+        note(session, "inner")
+        inner.commit()
+        outer.rollback()
+        kept = session.begin_nested()
+        note(session, "kept")
+        kept.commit()
+        note(session, "after")
+    assert actions(store) == ["before", "kept", "after"]
+
+
+def test_a_failed_flush_in_a_savepoint_keeps_the_entries_before_it(store: Store) -> None:
+    with store.session() as session:
+        note(session, "before")
+        inside = session.begin_nested()
+        note(session, "inside")
+        session.add(PlanRow())
+        with pytest.raises(IntegrityError):
+            inside.commit()
+        note(session, "after")
+    assert actions(store) == ["before", "after"]
+
+
+def test_nothing_waits_for_an_entry_that_is_not_committed(store: Store) -> None:
+    with store.session() as slow:
+        note(slow, "slow")
+        slow.execute(text("SELECT 1"))
+        with store.session() as quick:
+            note(quick, "quick")
+    assert actions(store) == ["quick", "slow"]
 
 
 def test_many_writers_make_one_chain(store: Store) -> None:

@@ -63,18 +63,27 @@ def append(
 
 @event.listens_for(Session, "before_commit")
 def _send(session: Session) -> None:
-    if entries := [entry for _, entry in session.info.pop(_QUEUE, ())]:
-        # The session's other work first: so the chain's lock is the last that a transaction takes, and none deadlocks.
-        session.flush()
-        session.execute(insert(LedgerRow), entries)
+    queue = session.info.get(_QUEUE)
+    if not queue:
+        return
+    # The session's other work first: so the chain's lock is the last that a transaction takes, and none deadlocks.
+    session.flush()
+    savepoint = session.get_nested_transaction()
+    if savepoint is not None:
+        # It may still be undone with what surrounds it: from now on its entries share that fate.
+        session.info[_QUEUE] = [(savepoint.parent if owner is savepoint else owner, entry) for owner, entry in queue]
+        return
+    del session.info[_QUEUE]
+    session.execute(insert(LedgerRow), [entry for _, entry in queue])
 
 
 @event.listens_for(Session, "after_soft_rollback")
 def _forget(session: Session, ended: SessionTransaction) -> None:
-    queue = session.info.get(_QUEUE)
-    if queue:
-        nested = ended.nested
-        session.info[_QUEUE] = [item for item in queue if nested and item[0] is not ended]
+    queue = session.info.get(_QUEUE, ())
+    if ended.parent is None:
+        session.info.pop(_QUEUE, None)
+    elif ended.nested:
+        session.info[_QUEUE] = [item for item in queue if item[0] is not ended]
 
 
 def verify(session: Session) -> list[Problem]:
