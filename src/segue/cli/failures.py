@@ -108,7 +108,7 @@ def _usage(error: TyperException) -> SegueError:
     if message.startswith("Usage:"):
         # A command that needs more words than it was given: its help is the best answer.
         return _CommandMissingError("a command is missing", details=message.splitlines())
-    message = " ".join(message.split())
+    message = " ".join(message.replace("Value error, ", "").split())
     message = re.sub(r"'([^']*)'", r'"\1"', message[:1].lower() + message[1:])
     if context is None:
         return UsageError(message)

@@ -60,7 +60,7 @@ class Report:
     def add(self, what: str, error: SegueError) -> None:
         """Record an error as a problem."""
         why = " ".join([error.message, *error.details[:3]])
-        self.problems.append(Problem(what, why, error.hint or "see the message"))
+        self.problems.append(Problem(what, why, error.hint or "correct it there"))
 
 
 def examine(load: Callable[[], Settings], probe: Callable[[str], Probe]) -> Report:
