@@ -91,6 +91,7 @@ def test_a_failed_flush_in_a_savepoint_keeps_the_entries_before_it(store: Store)
         session.add(PlanRow())
         with pytest.raises(IntegrityError):
             inside.commit()
+        inside.rollback()
         note(session, "after")
     assert actions(store) == ["before", "after"]
 

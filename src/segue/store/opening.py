@@ -147,7 +147,12 @@ def _engine(url: str) -> Engine:
         return connection
 
     return create_engine(
-        "postgresql+psycopg://", creator=connect, pool_size=5, max_overflow=10, pool_timeout=30, pool_pre_ping=True
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=5,
+        max_overflow=10,
+        pool_pre_ping=True,
+        hide_parameters=True,  # an error's text would quote what was to be stored
     )
 
 
