@@ -1,4 +1,4 @@
-"""See it work: migrate a real database under live traffic, and prove that nothing was lost."""
+"""See it work: a real database is migrated under live traffic."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ app = noun(__doc__, example="segue demo")
 
 @app.command()
 def demo(
-    scale: Annotated[float, typer.Option("--scale", min=0.001, max=10, help="Size of the database; 1 is about 1 GB.")] = 0.05,
-    rate: Annotated[float, typer.Option("--rate", min=1, max=2000, help="The application's transactions a second.")] = 150,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the demo's folder behind.")] = False,
+    scale: Annotated[float, typer.Option("--scale", metavar="N", min=0.001, help="How much data; 1 is 1 GB.")] = 0.05,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="N", min=1, help="Transactions per second of the application.")
+    ] = 150.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the databases and logs to look at.")] = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> int:
-    """See it work: migrate a real database under live traffic, and prove that nothing was lost.
+    """See it work: a real database is migrated under live traffic.
 
-    Starts servers of its own in a temporary folder, and leaves nothing behind. Ends with 0 only if all is well.
+    Starts PostgreSQL servers of its own, fills a shop of more than fifty tables, lets an application work on it, and
+    runs a plan that changes it. Kills that run in the middle and goes on; takes everything back and compares; applies
+    it again. At the end every write that the application got an answer for is compared with the database. Exits
+    with 1 if one was lost or is wrong. Nothing outside its own temporary folder is touched.
 
     Examples:
         segue demo
-        segue demo --json
+        segue demo --scale 1 --json
     """
-    from segue.demo.show import demo as show
+    from segue.demo import show
 
-    return show(scale=scale, json_output=output.as_json(), rate=rate, keep=keep)
+    return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep)
