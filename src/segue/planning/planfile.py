@@ -40,7 +40,7 @@ class InvalidPlan(InvalidInput):
     code = "S013"
 
     def __init__(self, source: str, problems: list[Problem], tree: Tree | None) -> None:
-        problems = sorted(set(problems), key=lambda problem: (problem.line, problem.column))
+        problems = sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
         lines = [f"{source}:{problem.line}:{problem.column}: {problem.message}" for problem in problems]
         shown = [tree.excerpt(problem.line, problem.column) if tree else [] for problem in problems]
         details = list(shown[0])

@@ -187,11 +187,9 @@ def _risk(
     for statement in statements:
         unknown = [held for held in statement.locks if not held.known and held.lock is Lock.ACCESS_EXCLUSIVE]
         if statement.duration in _LONG and statement.lock is Lock.ACCESS_EXCLUSIVE:
-            found.append(
-                (Level.HIGH, f"blocks reads and writes during a {statement.duration.value} ({statement.verb})")
-            )
+            found.append((Level.HIGH, f"blocks reads and writes during {_a(statement)} ({statement.verb})"))
         elif statement.duration in _LONG and statement.lock.rank >= Lock.SHARE.rank:
-            found.append((Level.MEDIUM, f"blocks writes during a {statement.duration.value} ({statement.verb})"))
+            found.append((Level.MEDIUM, f"blocks writes during {_a(statement)} ({statement.verb})"))
         elif unknown and statement.verb in ("DO", "CALL"):
             found.append((Level.HIGH, f"cannot be analysed ({statement.verb})"))
         if statement.destroys and not walks:
@@ -208,6 +206,11 @@ def _risk(
         found.append((Level.HIGH, f"cannot be undone: {irreversible}"))
     level = max((level for level, _ in found), key=_RANK.index, default=Level.LOW)
     return level, list(dict.fromkeys(reason for _, reason in found))
+
+
+def _a(statement: Statement) -> str:
+    words = {Duration.INDEX_BUILD: "an index build", Duration.DATA: "a change of data"}
+    return words.get(statement.duration, f"a {statement.duration.value}")
 
 
 def _complexity(steps: tuple[StepPrediction, ...], tables: tuple[str, ...], depth: int) -> Level:

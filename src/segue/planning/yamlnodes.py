@@ -13,6 +13,8 @@ MAX_DEPTH = 32
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})$")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)?(?:\.[0-9]+|\.)?(?:[eE][-+]?[0-9]+)?$")
+# JSON writes a character beyond the basic plane as two halves, which YAML does not know.
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -119,8 +121,7 @@ def read(text: str) -> Tree:
             Problem(1, 1, f"the file has {len(text):,} characters; a plan has at most {MAX_CHARACTERS:,}")
         )
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    # JSON may be indented by tabs, YAML may not; inside a JSON string a tab cannot stand as itself.
-    source = text.replace("\t", " ") if text.lstrip().startswith("{") else text
+    source = _from_json(text) if text.lstrip().startswith("{") else text
     composer = _Composer(text)
     try:
         for event in yaml.parse(source, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -128,7 +129,7 @@ def read(text: str) -> Tree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise UnreadableError(Problem(line, column, _said(error, text, line, column))) from error
+        raise UnreadableError(Problem(line, column, _said(error, source, line, column))) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
@@ -136,6 +137,16 @@ def read(text: str) -> Tree:
     if composer.root is None:
         raise UnreadableError(Problem(1, 1, "the file is empty"))
     return Tree(text, composer.root, composer.problems)
+
+
+def _from_json(text: str) -> str:
+    """Return JSON as the parser of YAML takes it."""
+    # JSON may be indented by tabs; inside a JSON string a tab cannot stand as itself.
+    text = text.replace("\t", " ")
+    return _SURROGATES.sub(
+        lambda found: f"{found[1]}\\U{0x10000 + (int(found[2], 16) - 0xD800 << 10) + int(found[3], 16) - 0xDC00:08x}",
+        text,
+    )
 
 
 def from_value(value: Any) -> Tree:
@@ -234,9 +245,6 @@ class _Composer:
     def _scalar(self, event: Any) -> Any:
         value: str = event.value
         if event.style:  # the two parsers say None and "" for a plain scalar
-            if any("\ud800" <= character <= "\udfff" for character in value):
-                # JSON writes characters beyond the basic plane as two halves; the parser leaves them apart.
-                value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if "\x00" in value:
                 # No PostgreSQL text can hold it, neither the target's nor the store's.
                 self._problem(event.start_mark.line, event.start_mark.column, "a text cannot hold a NUL character")

@@ -55,7 +55,8 @@ def alter_table(statement: Any, effects: Effects) -> None:
         effects.note("tables with a column of this type are locked too (ACCESS EXCLUSIVE); the text does not name them")
     relation = statement.relation
     table = table_name(relation)
-    if what == "INDEX" and table in effects.names.indexes and effects.names.has(effects.names.indexes[table]):
+    of = effects.names.table_of(table) if what == "INDEX" else None
+    if of is not None and effects.names.has(of):
         effects.names.tables.add(table)
     new = effects.names.has(table)
     strongest = Lock.NONE

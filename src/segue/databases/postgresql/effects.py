@@ -23,8 +23,13 @@ class Names:
 
     tables: set[str] = field(default_factory=set)
     indexes: dict[str, str] = field(default_factory=dict)  # index → its table
-    # Table and name of a `CHECK (column IS NOT NULL)` → column and whether it is valid: it spares SET NOT NULL its scan.
+    # Table and name of a CHECK (column IS NOT NULL) → column, and whether it is valid: then SET NOT NULL need not scan.
     not_null_checks: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
+
+    def table_of(self, index: str) -> str | None:
+        """Return the table of an index that the same text created; `public.i` and `i` count as one."""
+        plain = index.removeprefix("public.")
+        return self.indexes.get(index) or self.indexes.get(plain) or self.indexes.get(f"public.{plain}")
 
     def proven(self, table: str, column: str) -> bool:
         """Return whether a valid CHECK of the same text proves that the column holds no NULL."""

@@ -267,7 +267,7 @@ def _drop_one(what: str, parts: list[str], statement: Any, effects: Effects) -> 
 
 
 def _drop_index(name: str, statement: Any, effects: Effects) -> None:
-    table = effects.names.indexes.pop(name, None)
+    table = effects.names.table_of(name)
     effects.index = IndexBuild(name, table, "drop")
     if statement.concurrent:
         effects.verb = "DROP INDEX CONCURRENTLY"
@@ -321,7 +321,7 @@ def _reindex(statement: Any, effects: Effects) -> None:
         effects.note("waits for every transaction that is older than itself")
     if what == "INDEX":
         name = table_name(statement.relation)
-        effects.index = IndexBuild(name, effects.names.indexes.get(name), "reindex")
+        effects.index = IndexBuild(name, effects.names.table_of(name), "reindex")
         effects.take(f"table of index {name}", SUE if concurrent else Lock.SHARE, known=False)
         if not concurrent:
             effects.take(name, AEL)

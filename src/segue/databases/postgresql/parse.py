@@ -84,7 +84,8 @@ def _parsed(sql: str, positions: _Positions) -> Any:
     try:
         return parse(sql)
     except PgQueryError as error:
-        offset = positions.character(max(error.cursorpos - 1, 0))
+        # Unlike places in the tree, and whatever postgast's own words say, this one counts characters.
+        offset = max(error.cursorpos - 1, 0)
         if sql[offset : offset + 1] == "\\":
             raise SqlSyntaxError(
                 "psql commands that begin with a backslash are not SQL",
