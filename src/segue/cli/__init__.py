@@ -12,10 +12,10 @@ from typing import NoReturn
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and leave the process with its exit code; never a traceback for a user's mistake."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(perform(sys.argv[1:] if arguments is None else arguments))
 
 
-def run(arguments: list[str]) -> int:
+def perform(arguments: list[str]) -> int:
     """Run one command and return its exit code, with every failure printed as words or as JSON."""
     try:
         from segue.cli import output
