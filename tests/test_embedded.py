@@ -198,7 +198,9 @@ def test_a_number_in_the_pid_file_that_now_belongs_to_another_process_is_no_serv
     # As after a restart of a container, where the numbers begin again; this one is the server's user's own.
     innocent = subprocess.Popen(["sleep", "60"], user=place.account.uid)
     try:
-        (place.data / "postmaster.pid").write_text("\n".join([str(innocent.pid), *words[1:]]) + "\n")
+        for name in (place.data / "postmaster.pid", place.sockets / ".s.PGSQL.5432.lock"):
+            assert name.exists()
+            name.write_text("\n".join([str(innocent.pid), *words[1:]]) + "\n")
         with cluster.use():
             assert answer(cluster) == 1
         assert innocent.poll() is None

@@ -321,12 +321,12 @@ class Cluster:
             if found is not None:
                 clock.sleep(0.02)  # somebody's start that was killed half-way goes on, or a stop is under way
                 continue
+            # Processes of a killed server stay attached to its memory until they notice, and keep the next one away.
+            processes.kill_all(place.data, place.account)
             output = self._launch(place)
             if output is None or processes.living(place.data, place.account) is not None:
                 continue
             failures += 1
-            # Processes of a killed server stay attached to its memory until they notice; all of them are orphans now.
-            processes.kill_all(place.data, place.account)
             patient = "shared memory" in output or "lock file" in output or "could not bind" in output
             if failures >= (20 if patient else 2):
                 raise self._failure(place, "it does not start", output)
@@ -336,11 +336,11 @@ class Cluster:
     def _launch(self, place: Placement) -> str | None:
         """Start the server once; return None when it runs, else what it said."""
         self._check_version(place)
-        stale = place.data / "postmaster.pid"
-        # The caller has just seen that no such server lives. PostgreSQL itself would take any process of this user
-        # that got the old number for the server, and refuse for ever.
-        stale.unlink(missing_ok=True)
         try:
+            # The caller has just seen that no such server lives. PostgreSQL itself would take any process of this user
+            # that got the old number for the server, and refuse for ever.
+            for stale in (place.data / "postmaster.pid", *place.sockets.glob(".s.PGSQL.*")):
+                stale.unlink(missing_ok=True)
             self._configure(place)
             with place.log.open("a"):
                 pass
