@@ -1,0 +1,194 @@
+"""Filling a new column of a large table: Segue beside the loop that applications use, and beside one big UPDATE."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks._rounds import Stage, Timing
+from benchmarks._server import Server, run_child, server
+from segue.errors import StepFailed
+
+ROWS = 1_000_000
+EXPRESSION = "lower(status) || ':' || customer_id"
+
+# About 280 bytes a row with three indexes.
+TABLE = """
+create table orders (
+    id bigint generated always as identity primary key,
+    customer_id integer not null,
+    status text not null,
+    total numeric(12, 2) not null,
+    note text not null,
+    created_at timestamptz not null,
+    updated_at timestamptz not null
+)
+"""
+FILL = """
+insert into orders (customer_id, status, total, note, created_at, updated_at)
+select
+    1 + (n * 7919) %% 100000,
+    (array['New', 'Paid', 'Packed', 'Shipped', 'Delivered', 'Returned'])[1 + n %% 6],
+    (n %% 100000) / 7.0,
+    repeat(md5(n::text), 5),
+    timestamptz '2020-01-01 00:00:00+00' + n * interval '17 seconds',
+    timestamptz '2020-01-01 00:00:00+00' + n * interval '19 seconds'
+from generate_series(1::bigint, %s::bigint) as n
+"""
+INDEXES = (
+    "create index orders_customer on orders (customer_id)",
+    "create index orders_status on orders (status, created_at)",
+)
+
+PLAN = f"""\
+plan: orders-tag
+version: 1.0.0
+description: Fill a column of every order
+target_schema: public
+strategy: online
+steps:
+  - name: fill
+    kind: backfill
+    table: orders
+    set: {{tag: "{EXPRESSION}"}}
+    where: tag IS NULL
+"""
+
+SELECT = "SELECT id FROM orders WHERE tag IS NULL LIMIT 1000"
+UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE id IN "  # noqa: S608
+ONE_UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE tag IS NULL"  # noqa: S608
+WRONG = f"select count(*) from orders where tag is distinct from {EXPRESSION}"  # noqa: S608
+
+
+class BackfillBenchmark:
+    """See `benchmarks._rounds.Benchmark`."""
+
+    contenders = ("segue", "plain_loop", "one_update")
+    ratios = (("segue", "plain_loop"), ("segue", "one_update"))
+
+    @contextlib.contextmanager
+    def open(self, folder: Path, scale: float, say: Callable[[str], None]) -> Iterator[Stage]:
+        """Start a server and fill the table."""
+        rows = max(1, round(ROWS * scale))
+        with server(folder / "target") as target:
+            say(f"filling a table of {rows:,} rows")
+            url = target.pristine()
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(TABLE)
+                connection.execute(FILL.encode(), [rows])
+                for index in INDEXES:
+                    connection.execute(index.encode())
+                connection.execute("alter table orders add column tag text")
+                connection.execute("vacuum (freeze, analyze)")
+            (folder / "plan.yaml").write_text(PLAN)
+            yield _Stage(folder, target, rows)
+
+
+@dataclass(slots=True)
+class _Stage:
+    folder: Path
+    server: Server
+    rows: int
+
+    def time(self, contender: str, number: int) -> Timing:
+        """See `benchmarks._rounds.Stage`."""
+        with self.server.copy(f"round_{number}", ["orders"]) as url:
+            before = self.server.wal_position()
+            timing = {"segue": self._segue, "plain_loop": _plain_loop, "one_update": _one_update}[contender](url, number)
+            wal = self.server.wal_position() - before
+            _check(url, contender)
+        return Timing(timing.seconds, {**timing.values, f"wal_bytes_{contender}": wal})
+
+    def beside(self, number: int) -> Mapping[str, float]:
+        """Measure what Segue costs when there is nothing to write but one row."""
+        with self.server.copy(f"round_{number}", ["orders"]) as url:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("truncate orders")
+                connection.execute(FILL.encode(), [1])
+            timing = self._segue(url, number)
+            _check(url, "segue")
+        return {"one_row_seconds": timing.seconds}
+
+    def _segue(self, url: str, number: int) -> Timing:
+        """Run the plan as a user does: `segue run` as a process, with everything that it starts and writes."""
+        # A target of its own per round: the same environment would be told that the plan is completed already.
+        environment = f"round-{number}"
+        self._command(["env", "add", environment, "--type", "test", "--url-stdin"], url)
+        log = self.folder / "segue.log"
+        with (self.folder / "segue.json").open("w+b") as out, log.open("ab") as err:
+            began = time.perf_counter()
+            ended = run_child(
+                [sys.executable, "-m", "segue", "run", str(self.folder / "plan.yaml"), "--env", environment, "--json"],
+                self._environ(),
+                out,
+                err,
+            )
+            seconds = time.perf_counter() - began
+            out.seek(0)
+            said = out.read().decode(errors="replace")
+        if ended.code:
+            raise StepFailed(
+                f"segue run ended with exit code {ended.code}", details=[said[-2000:], log.read_text()[-2000:]]
+            )
+        (step,) = json.loads(said)["steps"]
+        return Timing(seconds, {"peak_memory_mb": ended.memory_mb, "segue_step_seconds": float(step["seconds"])})
+
+    def _command(self, arguments: list[str], text: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "segue", *arguments],
+            input=text,
+            env=self._environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StepFailed(f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()])
+
+    def _environ(self) -> dict[str, str]:
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))}
+        return {**mine, "SEGUE_HOME": str(self.folder / "home"), "SEGUE_USER": "bench", "NO_COLOR": "1"}
+
+
+def _plain_loop(url: str, number: int) -> Timing:
+    """What a data migration written with an ORM does: fetch ids that need it, update them, commit, until none."""
+    began = time.perf_counter()
+    # An ORM writes the values into the statement, as this cursor does.
+    with psycopg.connect(url, cursor_factory=psycopg.ClientCursor) as connection:
+        while True:
+            with connection.transaction():
+                ids = [row[0] for row in connection.execute(SELECT)]
+                if ids:
+                    marks = ", ".join(["%s"] * len(ids))
+                    connection.execute(f"{UPDATE}({marks})".encode(), ids)
+            if not ids:
+                break
+    return Timing(time.perf_counter() - began)
+
+
+def _one_update(url: str, number: int) -> Timing:
+    """What a person types: one statement, one transaction, every row locked until its end."""
+    began = time.perf_counter()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(ONE_UPDATE.encode())
+    return Timing(time.perf_counter() - began)
+
+
+def _check(url: str, contender: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row: Any = connection.execute(WRONG.encode()).fetchone()
+    if row[0]:
+        raise StepFailed(f"{contender} left {row[0]:,} rows wrong")
+
+
+BENCHMARK = BackfillBenchmark()
