@@ -65,16 +65,18 @@ class Screen:
     def show(self, execution: dict[str, Any]) -> None:
         """Show how far the execution is; a step that has ended is told once."""
         self.execution = execution
-        for step in execution.get("steps", ()):
+        steps = execution.get("steps", [])
+        for step in steps if execution.get("direction") == "forward" else reversed(steps):
             undo = step.get("undo")
             status = undo["status"] if undo else step["status"]
             seconds = undo["seconds"] if undo else step["seconds"]
             mark = (execution["execution"], step["name"], f"{bool(undo)} {status}")
-            if seconds is None or status not in _ENDED or mark in self._told:
+            if seconds is None or status not in _ENDED or mark in self._told or (undo and status == "skipped"):
                 continue
             self._told.add(mark)
             rows = f"  {count(step['job']['processed_rows'])} rows" if "job" in step and not undo else ""
-            self.say(f"  {_ENDED[status]} {step['name']:<24} {step['kind']:<9} {duration(seconds):>8}{rows}")
+            sign = "↶" if undo and status == "completed" else _ENDED[status]
+            self.say(f"  {sign} {step['name']:<24} {step['kind']:<9} {duration(seconds):>8}{rows}")
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
@@ -101,7 +103,9 @@ class Screen:
                         words += f", {count(job['rows_per_second'])} rows/s"
                         left = (job["total_rows"] - job["processed_rows"]) / job["rows_per_second"]
                         words += f", {duration(max(0.0, left))} left"
-                    head.add_row(running["name"], ProgressBar(total=100, completed=job["percent"] or 0, width=30), words)
+                    head.add_row(
+                        running["name"], ProgressBar(total=100, completed=job["percent"] or 0, width=30), words
+                    )
                 else:
                     head.add_row(running["name"], "", "")
             parts.append(head)
@@ -119,4 +123,4 @@ class Screen:
         return Group(*parts)
 
 
-_ENDED = {"completed": "✓", "rolled-back": "↶", "undone": "↶", "failed": "✗", "skipped": "-", "warned": "!"}
+_ENDED = {"completed": "✓", "undone": "↶", "failed": "✗", "skipped": "-", "warned": "!"}

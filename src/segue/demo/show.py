@@ -36,8 +36,8 @@ RENAMED = {"customers": {"fax": "fax_retired"}}
 #: How long the application runs alone before the first step and after the last, in seconds.
 ALONE = 6.0
 
-#: The migration is killed in its first backfill that is this far, in per cent.
-KILL_AT = 25.0
+#: The migration is killed in its first backfill, that of the customers, between these parts of its rows.
+KILL_FROM, KILL_UNTIL = 0.2, 0.8
 
 
 @dataclass
@@ -79,9 +79,7 @@ class Report:
             "seconds": round(self.seconds, 1),
             "tables": self.tables,
             "steps": self.steps,
-            "traffic": {
-                name: self.most(name) for name in ("acknowledged", "lost", "duplicated", "wrong", "errors")
-            },
+            "traffic": {name: self.most(name) for name in ("acknowledged", "lost", "duplicated", "wrong", "errors")},
             "latency_ms": self.latency,
             "resume": {"killed": self.killed, "recovered_s": self.recovered},
             "rollback": {"schema_equal": self.schema_equal, "data_equal": back is not None and back.data_ok},
@@ -181,6 +179,7 @@ class _Show:
         self._cluster: Cluster = Cluster(self._folder / "target", database="storefront")
         self._stack.enter_context(_server(self._cluster))
         self._url = self._cluster.url()
+        self._eye = self._stack.enter_context(storefront.connect(self._url))
 
     def _fill(self) -> None:
         self._screen.doing("creating the storefront and filling it")
@@ -189,11 +188,12 @@ class _Show:
         bytes_ = storefront.load(self._url, self._scale)
         with storefront.connect(self._url) as connection:
             self._report.tables = len(storefront.tables(connection))
+            row = connection.execute("SELECT count(*) FROM customers").fetchone()
+            self._customers = int(row[0]) if row else 0
         rows = oracle.take(self._url, self._folder / "before")
         self._screen.say(f"  {self._report.tables} tables, {count(rows)} rows, {size(bytes_)}")
 
     def _open_store(self) -> None:
-        from segue.embedded import Cluster  # noqa: F401 - the store's server is one, too
         from segue.settings import Settings
         from segue.store import open_store
 
@@ -259,7 +259,7 @@ class _Show:
         process = self._segue(command)
         stopped_at: tuple[str, int] | None = None
         while process.poll() is None and stopped_at is None:
-            stopped_at = _in_backfill(self._look())
+            stopped_at = self._in_backfill(self._look())
             time.sleep(0.03)
         if stopped_at is None:
             self._must(process.returncode, "the run")
@@ -269,17 +269,46 @@ class _Show:
         killed = time.monotonic()
         self._report.killed = True
         step, rows = stopped_at
-        self._screen.say(f"  kill -9 of `segue run` in the middle of {step}, at {count(rows)} rows; starting it again")
+        # A statement that was under way may still end; what counts is written by the new process, under its own fence.
+        fence = self._fence()
+        self._screen.say(
+            f"  kill -9 of `segue run` in the middle of {step}, after {count(rows)} rows; starting it again"
+        )
         process = self._segue(command)
         while process.poll() is None:
             now = self._look()
-            if self._report.recovered is None and _beyond(now, step, rows):
+            if self._report.recovered is None and self._written(now, step, after=fence):
                 self._report.recovered = round(time.monotonic() - killed, 2)
                 self._screen.say(f"  back at work {duration(self._report.recovered)} after the kill")
             time.sleep(0.03)
-        if self._report.recovered is None and _beyond(self._look(), step, rows):
+        if self._report.recovered is None and self._written(self._look(), step, after=fence):
             self._report.recovered = round(time.monotonic() - killed, 2)
         self._must(process.returncode, "the run")
+
+    def _in_backfill(self, execution: dict[str, Any]) -> tuple[str, int] | None:
+        """Return name and keys of the backfill that is under way and far enough to be killed."""
+        for step in execution.get("steps", ()):
+            if step["status"] == "running" and "job" in step:
+                done = self._written(execution, step["name"])
+                if KILL_FROM * self._customers <= done <= KILL_UNTIL * self._customers:
+                    return step["name"], done
+        return None
+
+    def _written(self, execution: dict[str, Any], step: str, *, after: int = 0) -> int:
+        """Return how many keys of a backfill were done under later fences than `after`.
+
+        From the target, because the store follows a second behind.
+        """
+        row = self._eye.execute(
+            "SELECT coalesce(sum(keys), 0)::bigint FROM segue.chunk"
+            " WHERE execution = %s AND step = %s AND direction = 'forward' AND fence > %s",
+            (execution["execution"], step, after),
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def _fence(self) -> int:
+        row = self._eye.execute("SELECT max(fence) FROM segue.chunk").fetchone()
+        return int(row[0]) if row else 0
 
     def _must(self, code: int, what: str) -> None:
         if code:
@@ -340,7 +369,9 @@ class _Show:
         if done.returncode:
             raise InternalError(f"pg_dump failed: {done.stderr.strip()}")
         # \restrict carries a new random word each time.
-        return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+        return "\n".join(
+            line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))
+        )
 
     # -- what it sees
 
@@ -375,23 +406,6 @@ class _Show:
                 return executions.describe(session, executions.find(session, None))
             except NotFound:
                 return {}
-
-
-def _in_backfill(execution: dict[str, Any]) -> tuple[str, int] | None:
-    """Return name and rows of the backfill that is under way and far enough to be killed."""
-    for step in execution.get("steps", ()):
-        job = step.get("job")
-        if step["status"] == "running" and job and KILL_AT <= (job["percent"] or 0) < 90:
-            return step["name"], job["processed_rows"]
-    return None
-
-
-def _beyond(execution: dict[str, Any], step: str, rows: int) -> bool:
-    """Return whether the step has done more than these rows, or is done."""
-    found = next((item for item in execution.get("steps", ()) if item["name"] == step), None)
-    if found is None:
-        return False
-    return found["status"] == "completed" or ("job" in found and found["job"]["processed_rows"] > rows)
 
 
 @contextlib.contextmanager
@@ -431,7 +445,10 @@ def _print(report: Report) -> None:
     content = report.as_json()
     traffic, latency = content["traffic"], content["latency_ms"]
     print()
-    print(f"{'all is well' if report.ok else 'NOT all is well'}: {report.tables} tables, {len(report.steps)} steps, ", end="")
+    print(
+        f"{'all is well' if report.ok else 'NOT all is well'}: {report.tables} tables, {len(report.steps)} steps, ",
+        end="",
+    )
     print(f"{report.seconds:.0f} seconds")
     print(
         f"  application   {count(traffic['acknowledged'])} transactions acknowledged: {traffic['lost']} lost, "

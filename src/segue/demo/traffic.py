@@ -525,9 +525,7 @@ class Client:
         at = moment()
         first, last = self._chance.choice(_FIRST), self._chance.choice(_LAST)
         row = {"first_name": first, "last_name": last, "phone": None, "email": f"{work.reference}@example.org"}
-        customer = await work.insert(
-            "customers", **row, status="active", tier_id=1, created_at=at, updated_at=at
-        )
+        customer = await work.insert("customers", **row, status="active", tier_id=1, created_at=at, updated_at=at)
         address = await work.insert(
             "addresses",
             customer_id=customer,
