@@ -93,7 +93,8 @@ def checked(text: str = PLAN) -> plans.Checked:
 def executed(session: Session, row: PlanRow, status: str = "completed") -> ExecutionRow:
     """Record an execution of a stored plan that ended so."""
     environment = EnvironmentRow(
-        name=f"on-{row.plan_name}", type="staging", schema_name="public", database_url="x", url_hint="x", data_size="small",
+        name=f"on-{row.plan_name}", type="staging",
+        schema_name="public", database_url="x", url_hint="x", data_size="small",
         traffic_level="low", deployment_type="manual",
     )  # fmt: skip
     session.add(environment)
@@ -118,7 +119,7 @@ def test_plan_is_stored_truthfully(session: Session, settings: Settings) -> None
     assert row.dependencies == ["customers-cleaned"]
     assert (row.rollback_plan, row.rollback_window) == ("Take it back", 90)
     assert row.maintenance_window is None
-    assert row.estimated_duration == 12
+    assert row.estimated_duration == 11
     assert row.plan_hash == planfile.digest(plans.stored(row, wiring.parts()).plan)
     assert row.source == "plan.yaml"
 

@@ -30,6 +30,12 @@ CREATE TABLE spare (id bigint NOT NULL, parent_id bigint, day date, email text);
 CREATE UNIQUE INDEX spare_by_id ON spare (id);
 CREATE TABLE "Order" (id int);
 CREATE TABLE heirs (like spare);
+CREATE TABLE ancestors (id int);
+CREATE TABLE kin () INHERITS (ancestors);
+CREATE DOMAIN small AS int;
+CREATE TABLE sizes (id int, value small);
+ALTER DOMAIN small ADD CONSTRAINT late CHECK (value < 100) NOT VALID;
+CREATE SCHEMA attic CREATE TABLE relics (id int);
 CREATE VIEW recent AS SELECT id, day FROM orders;
 CREATE MATERIALIZED VIEW daily AS SELECT day, count(*) AS n FROM orders GROUP BY day;
 CREATE UNIQUE INDEX daily_key ON daily (day);
@@ -52,6 +58,7 @@ INSERT INTO parents SELECT n, n FROM generate_series(1, 50) n;
 INSERT INTO orders SELECT n, n, '2026-01-01', 5, 'x', n, n FROM generate_series(1, 50) n;
 INSERT INTO spare SELECT n, n, '2026-01-01', 'x' FROM generate_series(1, 50) n;
 INSERT INTO measures SELECT n, n FROM generate_series(1, 50) n;
+INSERT INTO sizes SELECT n, n FROM generate_series(1, 50) n;
 INSERT INTO events SELECT n, '2025-05-05' FROM generate_series(1, 50) n;
 INSERT INTO events_2026 SELECT n, '2026-05-05' FROM generate_series(1, 50) n;
 REFRESH MATERIALIZED VIEW daily;
@@ -213,7 +220,22 @@ CASES = [
     Case("CREATE TYPE colour AS ENUM ('red')"),
     Case("ALTER DOMAIN positive ADD CONSTRAINT p CHECK (value > 0)", hidden={"measures": SH}),
     Case("ALTER DOMAIN positive ADD CONSTRAINT p CHECK (value > 0) NOT VALID"),
+    Case("ALTER DOMAIN positive SET NOT NULL", hidden={"measures": SH}),
+    Case("ALTER DOMAIN positive DROP NOT NULL"),
+    Case("ALTER DOMAIN small VALIDATE CONSTRAINT late", hidden={"sizes": SH}),
     Case("ALTER DOMAIN positive SET DEFAULT 5"),
+    Case("DROP DOMAIN small CASCADE", hidden={"sizes": AEL}),
+    Case("DROP FUNCTION touch() CASCADE", hidden={"orders": AEL}),
+    Case("DROP SCHEMA attic CASCADE"),
+    Case("ALTER TABLE parents DROP CONSTRAINT parents_pkey CASCADE", hidden={"orders": AEL}),
+    Case("ALTER TABLE ONLY orders ALTER COLUMN note SET DEFAULT 'x'"),
+    Case("CREATE TEMP TABLE fresh AS SELECT * FROM orders"),
+    Case("SELECT id INTO fresh FROM orders"),
+    Case("EXPLAIN SELECT * FROM orders"),
+    Case("COPY spare (id) FROM PROGRAM 'true'"),
+    Case("GRANT SELECT ON ALL TABLES IN SCHEMA attic TO PUBLIC"),
+    Case("ALTER TABLE orders DROP CONSTRAINT IF EXISTS absent"),
+    Case("ALTER TABLE kin NO INHERIT ancestors"),
     Case("CREATE SCHEMA elsewhere CREATE TABLE t (id bigint)"),
     # data
     Case("SELECT * FROM orders o WHERE EXISTS (SELECT FROM parents)"),

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from segue.model.quantities import seconds
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 VERSION_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 
+# The whole schema is given: beside pydantic's own `"type": "number"` no editor would accept a text.
 Seconds = Annotated[
     float,
     BeforeValidator(seconds),
-    Field(
-        json_schema_extra={"anyOf": [{"type": "string", "examples": ["30s", "5m", "1h 30m"]}, {"type": "number"}]},
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["30s", "5m", "1h 30m"]}, {"type": "number"}]}),
 ]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 

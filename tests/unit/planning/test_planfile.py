@@ -201,5 +201,9 @@ def test_schema_describes_every_kind_and_allows_nothing_else() -> None:
         assert definition["additionalProperties"] is False
         assert "validate" in definition["properties"]
         assert {"name", "kind"} <= set(definition["required"])
+    # A duration may be a text or a number; "type" beside "anyOf" would forbid the text.
+    assert "anyOf" in schema["$defs"]["SqlParams"]["properties"]["timeout"]
+    assert '"type": "number", "anyOf"' not in json.dumps(schema)
+    assert "type" not in schema["$defs"]["SqlParams"]["properties"]["timeout"]
     references = {word for word in json.dumps(schema).split('"') if word.startswith("#/$defs/")}
     assert all(reference.removeprefix("#/$defs/") in schema["$defs"] for reference in references)

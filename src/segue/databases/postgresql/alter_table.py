@@ -253,6 +253,11 @@ def _inherit(command: Any, definition: Any, table: str, effects: Effects) -> Loc
     return None
 
 
+def _disinherit(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
+    effects.take(table_name(definition.range_var), Lock.ACCESS_SHARE, parent=True)
+    return None
+
+
 def _attach(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
     child = table_name(definition.partition_cmd.name)
     if "INDEX" in effects.verb:
@@ -314,7 +319,7 @@ _PARTS: dict[str, Callable[[Any, Any, str, Effects], Lock | None]] = {
     "AT_SetRelOptions": _parameters,
     "AT_ResetRelOptions": _parameters,
     "AT_AddInherit": _inherit,
-    "AT_DropInherit": _inherit,
+    "AT_DropInherit": _disinherit,
     "AT_AttachPartition": _attach,
     "AT_DetachPartition": _detach,
     "AT_DetachPartitionFinalize": _finalize,

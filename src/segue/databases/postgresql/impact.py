@@ -86,7 +86,7 @@ _LOCKLESS = frozenset(
         "create_transform create_op_class create_op_family alter_op_family alter_operator alter_collation alter_type "
         "create_fdw alter_fdw create_foreign_server alter_foreign_server create_user_mapping alter_user_mapping "
         "drop_user_mapping create_event_trig alter_event_trig create_plang create_role alter_role alter_role_set "
-        "drop_role grant_role alter_default_privileges alter_tsdictionary alter_tsconfiguration alter_database "
+        "drop_role grant_role alter_default_privileges alter_tsdictionary alter_tsconfiguration "
         "alter_database_set alter_database_refresh_coll alter_function alter_extension_contents variable_show notify "
         "check_point constraints_set alter_table_space_options alter_object_depends"
     ).split()
@@ -98,7 +98,8 @@ _LOCKLESS = frozenset(
 def _query(statement: Any, effects: Effects) -> None:
     tables = mentioned(statement)
     effects.take_all(tables)
-    effects.lasts(Duration.DATA if tables else Duration.INSTANT)
+    writes = any(lock is Lock.ROW_EXCLUSIVE for lock in tables.values())
+    effects.lasts(Duration.DATA if writes else Duration.SCAN if tables else Duration.INSTANT)
     if isinstance_name(statement, "DeleteStmt") or any(descendants(statement, "DeleteStmt")):
         effects.destroys = True
     if isinstance_name(statement, "SelectStmt"):
@@ -109,8 +110,6 @@ def _query(statement: Any, effects: Effects) -> None:
         )
         if called:
             effects.note(f"calls {called[0]}(): what a function locks cannot be told from the text")
-    elif not any(tables):
-        effects.lasts(Duration.INSTANT)
 
 
 def _write(statement: Any, effects: Effects) -> None:
@@ -242,6 +241,9 @@ def _drop(statement: Any, effects: Effects) -> None:
     if statement.behavior == pb.DROP_CASCADE:
         effects.destroys = True
         effects.note(_UNNAMED_DEPENDANTS)
+    if what not in _RELATIONS and (what in ("SCHEMA", "EXTENSION") or statement.behavior == pb.DROP_CASCADE):
+        names = ", ".join(qualified(object_name(item)) for item in statement.objects)
+        effects.take(f"whatever belongs to {what.replace('_', ' ').lower()} {names}", AEL, known=False)
 
 
 def _drop_one(what: str, parts: list[str], statement: Any, effects: Effects) -> None:
@@ -574,6 +576,9 @@ def _call(statement: Any, effects: Effects) -> None:
 def _explain(statement: Any, effects: Effects) -> None:
     _query(unwrapped(statement.query), effects)
     effects.verb = "EXPLAIN"
+    if not any(item.def_elem.defname == "analyze" and not _given_false(item.def_elem) for item in statement.options):
+        effects.duration = Duration.INSTANT
+        effects.destroys = False
 
 
 # -- schemas, extensions, roles, whole databases ---------------------------------------------------------------------
@@ -609,6 +614,10 @@ def _alone(statement: Any, effects: Effects) -> None:
     effects.transactional = False
     if isinstance_name(statement, "DropdbStmt"):
         effects.destroys = True
+
+
+def _alter_database(statement: Any, effects: Effects) -> None:
+    effects.transactional = all(item.def_elem.defname != "tablespace" for item in statement.options)
 
 
 def _subscription(statement: Any, effects: Effects) -> None:
@@ -684,6 +693,7 @@ _JUDGES: dict[str, Judge] = {
     "alter_table_move_all_stmt": _move_all,
     "createdb_stmt": _alone,
     "dropdb_stmt": _alone,
+    "alter_database_stmt": _alter_database,
     "alter_system_stmt": _alone,
     "create_table_space_stmt": _alone,
     "drop_table_space_stmt": _alone,

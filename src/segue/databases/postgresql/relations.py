@@ -131,7 +131,7 @@ def _collect(message: Any, local: frozenset[str], found: dict[str, Lock]) -> Non
         _add(found, table_name(message.relation), Lock.ROW_EXCLUSIVE)
     for field, child in children(message):
         written = field == "relation" and kind in _WRITES
-        if field != "with_clause" and not written and type(child).__name__ != "LockingClause":
+        if field not in ("with_clause", "into_clause") and not written and type(child).__name__ != "LockingClause":
             _collect(child, local, found)
     if kind == "SelectStmt":
         _row_locks(message, local, found)
