@@ -408,6 +408,16 @@ def _run(connection: psycopg.Connection, text: str) -> None:
 def _clean(measured: Measured) -> None:
     measured.connection.execute("DROP INDEX IF EXISTS fresh")
     measured.connection.execute("CREATE INDEX IF NOT EXISTS orders_by_day ON orders (day)")
+    pending = "SELECT FROM pg_inherits WHERE inhrelid = 'events_2025'::regclass AND inhdetachpending"
+    if measured.connection.execute(pending).fetchone() is not None:
+        measured.connection.execute("ALTER TABLE events DETACH PARTITION events_2025 FINALIZE")
+    if (
+        measured.connection.execute("SELECT FROM pg_inherits WHERE inhrelid = 'events_2025'::regclass").fetchone()
+        is None
+    ):
+        measured.connection.execute(
+            "ALTER TABLE events ATTACH PARTITION events_2025 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')"
+        )
     leftovers = measured.connection.execute(
         "SELECT format('DROP INDEX %I', relname) FROM pg_class WHERE relname LIKE '%%\\_ccnew%%' AND relkind = 'i' "
         "AND relnamespace = 'public'::regnamespace"

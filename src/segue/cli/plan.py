@@ -243,7 +243,7 @@ def schema() -> None:
 def _steps(checked: Checked) -> None:
     prediction = checked.prediction
     output.table(
-        ["#", "step", "kind", "lock", "blocks", "lasts", "transaction", "undo", "risk"],
+        ["#", "step", "kind", "lock", "blocks", "held for", "transaction", "undo", "risk"],
         [
             [
                 step.number,

@@ -35,7 +35,11 @@ _RANK = list(Level)
 
 @dataclass(frozen=True, slots=True)
 class StepPrediction:
-    """What one step will do. `undo` says how it is taken back, in words; None when it cannot be."""
+    """What one step will do.
+
+    `duration` is how long its strongest lock is held. `undo` says how it is taken back, in words; None when it
+    cannot be.
+    """
 
     number: int
     name: str
@@ -146,7 +150,8 @@ def _step(
     lock = max((statement.lock for statement in statements), key=lambda held: held.rank, default=Lock.NONE)
     seconds = _WALK if walks else sum(_SECONDS[statement.duration] for statement in statements)
     destroys = any(statement.destroys for statement in statements)
-    risk, reasons = _risk(statements, walks=walks, irreversible=why_not, reverse=bool(reverse))
+    together = len(statements) > 1 and bool(getattr(params, "transaction", False))
+    risk, reasons = _risk(statements, walks=walks, together=together, irreversible=why_not, reverse=bool(reverse))
     undo = None if why_not else _undo(kind.step_type, reverse)
     return StepPrediction(
         number=number,
@@ -157,7 +162,8 @@ def _step(
         reverse=reverse,
         lock=lock,
         tables=tuple(dict.fromkeys(held.table for one in statements for held in one.locks if held.known)),
-        duration=_longest(statements),
+        # In one transaction the strongest lock is held until the end, by itself only for its own statement.
+        duration=_longest(statements if together else tuple(one for one in statements if one.lock is lock)),
         transactional=all(statement.transactional for statement in statements),
         destroys=destroys,
         undo=undo,
@@ -181,9 +187,15 @@ def _undo(step_type: str, reverse: tuple[Statement, ...]) -> str:
 
 
 def _risk(
-    statements: tuple[Statement, ...], *, walks: bool, irreversible: str | None, reverse: bool
+    statements: tuple[Statement, ...], *, walks: bool, together: bool, irreversible: str | None, reverse: bool
 ) -> tuple[Level, list[str]]:
     found: list[tuple[Level, str]] = []
+    if together and not any(one.duration in _LONG and one.lock.rank >= Lock.SHARE.rank for one in statements):
+        lock = max((one.lock for one in statements), key=lambda one: one.rank)
+        longest = max(statements, key=lambda one: _SECONDS[one.duration])
+        if longest.duration in _LONG and lock.rank >= Lock.SHARE.rank:
+            level = Level.HIGH if lock is Lock.ACCESS_EXCLUSIVE else Level.MEDIUM
+            found.append((level, f"blocks {lock.blocks} during {_a(longest)}: one transaction holds all its locks"))
     for statement in statements:
         unknown = [held for held in statement.locks if not held.known and held.lock is Lock.ACCESS_EXCLUSIVE]
         if statement.duration in _LONG and statement.lock is Lock.ACCESS_EXCLUSIVE:
@@ -196,7 +208,8 @@ def _risk(
             level = Level.CRITICAL if irreversible or not reverse else Level.HIGH
             tail = "" if level is Level.CRITICAL else "; its reverse brings back the shape, not the data"
             found.append((level, f"destroys data ({statement.verb}){tail}"))
-        if not walks and statement.verb in ("UPDATE", "DELETE", "INSERT", "MERGE") and statement.duration in _LONG:
+        writes = any(held.lock is Lock.ROW_EXCLUSIVE for held in statement.locks)
+        if not walks and writes and statement.duration in _LONG:
             found.append((Level.MEDIUM, f"changes rows in one transaction ({statement.verb})"))
         if any("old name" in note or "old value" in note for note in statement.notes):
             found.append((Level.MEDIUM, f"breaks code that uses the old name ({statement.verb})"))

@@ -66,6 +66,21 @@ def test_steps_are_judged_together() -> None:
     assert found.steps[4].duration is Duration.INSTANT
 
 
+def test_one_transaction_holds_its_locks_to_the_end() -> None:
+    sql = "ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0) NOT VALID; ALTER TABLE t VALIDATE CONSTRAINT c"
+    reverse = "ALTER TABLE t DROP CONSTRAINT c"
+    apart = predicted(step(sql, reverse=[reverse, "SELECT 1"]))
+    together = predicted(step(sql, reverse=reverse, transaction=True))
+    assert (apart.risk, apart.steps[0].duration) == ("low", Duration.INSTANT)
+    assert (together.risk, together.steps[0].duration) == ("high", Duration.SCAN)
+    assert "one transaction holds all its locks" in together.reasons[0]
+
+
+def test_rows_of_a_new_table_are_no_risk() -> None:
+    sql = "CREATE TABLE fresh (a int); INSERT INTO fresh SELECT DISTINCT a FROM t"
+    assert predicted(step(sql, reverse="DROP TABLE fresh", transaction=True)).risk == "low"
+
+
 def test_steps_come_in_the_order_of_a_run_with_their_numbers_in_the_file() -> None:
     found = predicted(step("SELECT 1", "b", needs=["a"]), step("SELECT 2", "a"))
     assert [(one.number, one.name) for one in found.steps] == [(2, "a"), (1, "b")]
