@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from segue.model.quantities import seconds
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 VERSION_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 
+
+def _sensible(value: float) -> float:
+    # The store counts seconds and minutes in 32 bits.
+    if value > 10 * 365 * 86400:
+        raise ValueError("a duration is at most ten years")
+    return value
+
+
 # The whole schema is given: beside pydantic's own `"type": "number"` no editor would accept a text.
 Seconds = Annotated[
     float,
     BeforeValidator(seconds),
+    AfterValidator(_sensible),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["30s", "5m", "1h 30m"]}, {"type": "number"}]}),
 ]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -85,7 +94,9 @@ class PlanFields(PlanModel):
     target_schema: str = Field(default="public", description="The database schema that the plan changes.")
     phase: Literal["pre-migration", "migration", "post-migration"] = "migration"
     strategy: Literal["online", "rolling", "blue-green", "maintenance-window"] = "online"
-    maintenance_window: int | None = Field(default=None, ge=1, description="Minutes; leave out for no downtime.")
+    maintenance_window: int | None = Field(
+        default=None, ge=1, le=525_600, description="Minutes; leave out for no downtime."
+    )
     prerequisites: list[str] = Field(default_factory=list, description="What must be true beforehand, for people.")
     depends_on: list[Name] = Field(
         default_factory=list, description="Plans that must be completed in the environment first."

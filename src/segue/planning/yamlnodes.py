@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 #: A plan is written by people; what is longer than this is a mistake, or meant to exhaust memory.
@@ -276,7 +277,7 @@ def _resolved(value: str) -> Any:
         return value in _TRUE
     if _INTEGER.match(value):
         return int(value)
-    if value[-1].isdigit() and _FLOAT.match(value):
+    if value[-1].isdigit() and _FLOAT.match(value) and isfinite(float(value)):
         return float(value)
     return value
 

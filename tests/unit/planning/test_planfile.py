@@ -68,6 +68,8 @@ def test_plan_is_read() -> None:
         ("timeout: 1m", "timout: 1m", ['8:5: step "add-column": unknown key "timout"; did you mean "timeout"?']),
         ("timeout: 1m", "check_after: 5", ['8:5: step "add-column": unknown key "check_after"']),
         ("timeout: 1m", "timeout: soon", ['8:14: step "add-column": "timeout": "soon" is not a duration']),
+        ("timeout: 1m", "timeout: 1e300", ['8:14: step "add-column": "timeout": a duration is at most ten years']),
+        ("timeout: 1m", "timeout: 1e999", ['8:14: step "add-column": "timeout": "1e999" is not a duration']),
         ("timeout: 1m", "retries: many", ['8:14: step "add-column": "retries" must be a whole number, not "many"']),
         ("timeout: 1m", "blocking: yes", ['8:15: "yes" is a boolean to some readers of YAML']),
         ("version: 1.0.0", "version: 1.0", ['3:10: "version" must be a text: put 1.0 in quotes']),
