@@ -98,7 +98,9 @@ def judge(
         connection.execute("SET LOCAL work_mem = '64MB'")
         _hear(connection, journal, verdict)
         for table, shape in shapes.items():
-            _compare(connection, table, shape, directory / f"{table}.rows", (renamed or {}).get(table, {}), verdict)
+            _compare(
+                connection, table, shape, directory / f"{table}.rows", (renamed or {}).get(table, {}), verdict=verdict
+            )
         for name, question in INVARIANTS.items():
             row = connection.execute(question).fetchone()
             if row is not None and row[0]:
@@ -141,7 +143,8 @@ INVARIANTS: dict[str, str] = {
         SELECT count(*) FROM orders o LEFT JOIN (
           SELECT order_id, sum(amount_cents) AS paid FROM payments WHERE status = 'captured' GROUP BY order_id
         ) p ON p.order_id = o.id
-        WHERE o.status::text IN ('paid', 'shipped', 'delivered', 'refunded') AND coalesce(p.paid, 0) <> o.total_cents""",
+        WHERE o.status::text IN ('paid', 'shipped', 'delivered', 'refunded')
+          AND coalesce(p.paid, 0) <> o.total_cents""",
     "a refund is not what was paid": """
         SELECT count(*) FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.amount_cents <> p.amount_cents""",
     "an order's last recorded status is not its status": """
@@ -179,7 +182,8 @@ def _primary_key(connection: psycopg.Connection, table: str) -> list[str]:
     return [
         str(row[0])
         for row in connection.execute(
-            "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"
+            "SELECT a.attname FROM pg_index i"
+            " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)"
             " WHERE i.indrelid = to_regclass(quote_ident(%s)) AND i.indisprimary ORDER BY a.attnum",
             (table,),
         )
@@ -198,7 +202,7 @@ def _rows(table: str, shape: Mapping[str, Any], names: Mapping[str, str]) -> Com
             return sql.SQL("0::bigint")
         return sql.SQL("hashtextextended(ROW({})::text, 0)").format(sql.SQL(", ").join(columns(which)))
 
-    numbers = sql.SQL("NULL::jsonb")
+    numbers: Composable = sql.SQL("NULL::jsonb")
     if shape["counters"]:
         pairs: list[Composable] = []
         for name in shape["counters"]:
@@ -266,6 +270,7 @@ def _compare(
     shape: Mapping[str, Any],
     file: Path,
     names: Mapping[str, str],
+    *,
     verdict: Verdict,
 ) -> None:
     from psycopg import sql
@@ -292,9 +297,9 @@ def _compare(
     twice = connection.execute("SELECT key FROM new GROUP BY key HAVING count(*) > 1")
     _count(verdict, "duplicated", table, "is there twice", twice)
     if table in journals.KEYS:
-        _values(connection, table, shape, names, verdict)
+        _values(connection, table, shape, names, verdict=verdict)
     if table not in journals.DERIVED:
-        _extra(connection, table, shape, names, verdict)
+        _extra(connection, table, shape, names, verdict=verdict)
 
 
 _LOST = """
@@ -322,6 +327,7 @@ def _values(
     table: str,
     shape: Mapping[str, Any],
     names: Mapping[str, str],
+    *,
     verdict: Verdict,
 ) -> None:
     """Find rows that do not hold the last acknowledged value of a column."""
@@ -331,7 +337,7 @@ def _values(
         sql.SQL("(t.vals ? {name} AND r.{now} IS DISTINCT FROM (t.vals ->> {name})::{kind})").format(
             name=sql.Literal(name),
             now=sql.Identifier(names.get(name, name)),
-            kind=sql.SQL(kind),  # type: ignore[arg-type] # as the server's own format_type wrote it
+            kind=sql.SQL(kind),  # as the server's own format_type wrote it
         )
         for name, kind in shape["types"].items()
         if name not in shape["counters"]
@@ -351,6 +357,7 @@ def _extra(
     table: str,
     shape: Mapping[str, Any],
     names: Mapping[str, str],
+    *,
     verdict: Verdict,
 ) -> None:
     """Find rows that nobody wrote."""

@@ -102,7 +102,7 @@ def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0,
             if not keep:
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
             screen = stack.enter_context(Screen(quiet=json_output))
-            _Show(folder, scale, rate, screen, report, stack).run()
+            _Show(folder, scale=scale, rate=rate, screen=screen, report=report, stack=stack).run()
     except KeyboardInterrupt:
         raise Interrupted("stopped the demo, and everything that it had started") from None
     finally:
@@ -118,7 +118,14 @@ def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0,
 
 class _Show:
     def __init__(
-        self, folder: Path, scale: float, rate: float, screen: Screen, report: Report, stack: contextlib.ExitStack
+        self,
+        folder: Path,
+        *,
+        scale: float,
+        rate: float,
+        screen: Screen,
+        report: Report,
+        stack: contextlib.ExitStack,
     ) -> None:
         self._folder = folder
         self._scale = scale
@@ -259,7 +266,7 @@ class _Show:
         process = self._segue(command)
         stopped_at: tuple[str, int] | None = None
         while process.poll() is None and stopped_at is None:
-            stopped_at = self._in_backfill(self._look())
+            stopped_at = self._middle_of_backfill(process, self._look())
             time.sleep(0.03)
         if stopped_at is None:
             self._must(process.returncode, "the run")
@@ -285,13 +292,20 @@ class _Show:
             self._report.recovered = round(time.monotonic() - killed, 2)
         self._must(process.returncode, "the run")
 
-    def _in_backfill(self, execution: dict[str, Any]) -> tuple[str, int] | None:
-        """Return name and keys of the backfill that is under way and far enough to be killed."""
-        for step in execution.get("steps", ()):
-            if step["status"] == "running" and "job" in step:
-                done = self._written(execution, step["name"])
-                if KILL_FROM * self._customers <= done <= KILL_UNTIL * self._customers:
-                    return step["name"], done
+    def _middle_of_backfill(
+        self, process: subprocess.Popen[bytes], execution: dict[str, Any]
+    ) -> tuple[str, int] | None:
+        """Return name and keys of the backfill that is under way, once it is far enough to be killed."""
+        step = next(
+            (step for step in execution.get("steps", ()) if step["status"] == "running" and "job" in step), None
+        )
+        while step is not None and process.poll() is None:
+            done = self._written(execution, step["name"])
+            if done > KILL_UNTIL * self._customers:
+                return None
+            if done >= KILL_FROM * self._customers:
+                return step["name"], done
+            time.sleep(0.003)  # a backfill of the demo's size takes less than a second
         return None
 
     def _written(self, execution: dict[str, Any], step: str, *, after: int = 0) -> int:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 #: The role that the application connects as; it owns nothing.
 APPLICATION = "storefront_app"
 
-#: How long the application keeps its connections' statements waiting before it gives up, which it never should have to.
 _PINNED = "-c timezone=UTC -c datestyle=ISO -c search_path=public -c intervalstyle=postgres -c extra_float_digits=1"
 
 
@@ -36,9 +35,7 @@ def create(url: str, app_password: str) -> None:
         secret = connection.pgconn.encrypt_password(app_password.encode(), APPLICATION.encode(), b"scram-sha-256")
         exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APPLICATION,)).fetchone()
         statement = "ALTER ROLE {} LOGIN PASSWORD {}" if exists else "CREATE ROLE {} LOGIN PASSWORD {}"
-        connection.execute(
-            sql.SQL(statement).format(sql.Identifier(APPLICATION), sql.Literal(secret.decode()))  # type: ignore[arg-type]
-        )
+        connection.execute(sql.SQL(statement).format(sql.Identifier(APPLICATION), sql.Literal(secret.decode())))
         for name in _definitions():
             connection.execute(_text(name))
         connection.commit()
@@ -52,8 +49,8 @@ def load(url: str, scale: float = 0.05, seed: int = 1) -> int:
     from psycopg import sql
 
     sizes = {
-        "customers": max(1000, int(1_200_000 * scale)),
-        "orders": max(2000, int(2_000_000 * scale)),
+        "customers": max(1000, int(800_000 * scale)),
+        "orders": max(2000, int(1_200_000 * scale)),
         "products": max(200, int(20_000 * scale)),
         "events": max(500, int(400_000 * scale)),
         "few": max(50, int(20_000 * scale)),
@@ -66,8 +63,9 @@ def load(url: str, scale: float = 0.05, seed: int = 1) -> int:
         connection.execute(sql.SQL("CREATE TEMP TABLE sizes ON COMMIT DROP AS SELECT {}").format(columns))
         connection.execute(
             sql.SQL(
-                "CREATE FUNCTION pg_temp.pick(g bigint, salt integer, below integer) RETURNS integer LANGUAGE sql "
-                "IMMUTABLE AS $$ SELECT ((hashint8extended(g, salt + {} * 1000::bigint) & 2147483647) % below)::integer $$"
+                "CREATE FUNCTION pg_temp.pick(g bigint, salt integer, below integer) RETURNS integer"
+                " LANGUAGE sql IMMUTABLE AS"
+                " $$ SELECT ((hashint8extended(g, salt + {} * 1000::bigint) & 2147483647) % below)::integer $$"
             ).format(sql.Literal(seed))
         )
         # The rows are right by construction; checking each foreign key again would double the time. Only a superuser

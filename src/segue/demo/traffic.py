@@ -67,7 +67,7 @@ class Shopper:
     paid: deque[Order] = field(default_factory=lambda: deque(maxlen=3))  # to be shipped or refunded
 
 
-class RollBackOnPurpose(Exception):  # noqa: N818 - not an error
+class RollBackOnPurpose(Exception):
     """The application changed its mind."""
 
 
@@ -173,7 +173,7 @@ class Work:
 class Client:
     """One client of the application, with customers of its own."""
 
-    def __init__(self, number: int, clients: int, url: str, journal: Journal, run: str, seed: int) -> None:
+    def __init__(self, number: int, clients: int, url: str, journal: Journal, *, run: str, seed: int) -> None:
         self._number = number
         self._clients = clients
         self._url = url
@@ -652,12 +652,17 @@ async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: 
     going.set()
     idle = [0]
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        going.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, lambda: (stop.set(), going.set()))
+        loop.add_signal_handler(name, end)
     loop.add_signal_handler(signal.SIGUSR1, going.clear)
     loop.add_signal_handler(signal.SIGUSR2, going.set)
     run = f"{int(time.time()):x}"
-    crew = [Client(number, clients, url, journal, run, seed) for number in range(clients)]
+    crew = [Client(number, clients, url, journal, run=run, seed=seed) for number in range(clients)]
     await asyncio.gather(*(client.prepare() for client in crew))
     journal.mark(start={"clients": clients, "rate": rate, "run": run, "pid": os.getpid()})
 
@@ -684,8 +689,7 @@ async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: 
         # A demo that was killed cannot stop its traffic.
         while not stop.is_set():
             if os.getppid() != parent:
-                stop.set()
-                going.set()
+                end()
             await asyncio.sleep(0.2)
 
     begin = time.time()
