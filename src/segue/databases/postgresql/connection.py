@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -21,6 +21,9 @@ PINNED: Mapping[str, str] = {
     "lock_timeout": "0",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "60s",
+    "idle_session_timeout": "0",
+    "client_encoding": "UTF8",
+    "exit_on_error": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
@@ -38,7 +41,16 @@ PINNED: Mapping[str, str] = {
     "transform_null_equals": "off",
     "array_nulls": "on",
     "client_min_messages": "warning",
+    "gin_fuzzy_search_limit": "0",
+    # A key is walked along its index; a role whose sessions shun indexes would sort the whole table for every chunk.
+    "enable_indexscan": "on",
+    "enable_indexonlyscan": "on",
+    "enable_sort": "on",
 }
+
+# How often to begin again in a session whose role allows its statements next to no time: until the first of them has
+# gone through, nothing lifts the limit.
+HURRIED_TRIES = 200
 
 # A killed client's back-end notices within this time and ends its statement.
 CLIENT_CHECK = "2s"
@@ -59,6 +71,8 @@ def open_session(
             autocommit=True,
             prepare_threshold=None,
             application_name=application,
+            # Fixed at the start: the driver encodes by it before any pin could be set.
+            client_encoding="utf8",
             connect_timeout=10,
             keepalives_idle=10,
             keepalives_interval=5,
@@ -86,6 +100,19 @@ def _pin(
             f"the target runs PostgreSQL {major}, which Segue does not know",
             hint=f"supported are {SUPPORTED.start} to {SUPPORTED.stop - 1}; a newer Segue may know it",
         )
+    # Before anything is set: behind a pooler the settings would stay on a session that the application gets next.
+    row = _hurried(
+        connection,
+        "select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('session_replication_role')",
+    )
+    if row is None or row[0] != connection.info.backend_pid:
+        _refuse_shared(connection)
+    elif row[1] != "origin":
+        raise ConfigurationError(
+            f'this role starts its sessions with session_replication_role "{row[1]}", which would skip triggers',
+            hint="use a role without that setting",
+        )
+    _hurried(connection, "set statement_timeout = 0")
     settings = {**PINNED, "application_name": application, "client_connection_check_interval": CLIENT_CHECK}
     if major >= 17:
         settings["transaction_timeout"] = "0"
@@ -97,17 +124,20 @@ def _pin(
     )
     path = sql.SQL(", ").join(sql.Identifier(name) for name in dict.fromkeys([schema or "public", "public"]))
     connection.execute(sql.SQL("set search_path = {}").format(path))
-    row = connection.execute(
-        "select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('session_replication_role')"
-    ).fetchone()
-    assert row is not None
-    if row[0] != connection.info.backend_pid:
-        _refuse_shared(connection)
-    if row[1] != "origin":
-        raise ConfigurationError(
-            f'this role starts its sessions with session_replication_role "{row[1]}", which would skip triggers',
-            hint="use a role without that setting",
-        )
+
+
+def _hurried(connection: psycopg.Connection[tuple[Any, ...]], query: LiteralString) -> tuple[Any, ...] | None:
+    """Run one of the first statements, which a role's own `statement_timeout` may still cancel."""
+    for _ in range(HURRIED_TRIES):
+        try:
+            cursor = connection.execute(query)
+        except psycopg.errors.QueryCanceled:
+            continue
+        return cursor.fetchone() if cursor.description else None
+    raise ConfigurationError(
+        "every statement of this role is cancelled at once",
+        hint="raise the `statement_timeout` that is set for the role or the database",
+    )
 
 
 def _refuse_shared(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
