@@ -136,8 +136,8 @@ class ChunkedWork(Protocol):
         """Return about how many rows the table has."""
         ...
 
-    def progress(self) -> list[Chunk]:
-        """Return the chunks that the target says are done, by number."""
+    def progress(self, direction: str | None = None) -> list[Chunk]:
+        """Return the chunks that the target says are done, by number; of this direction, or of another one."""
         ...
 
     def cut(

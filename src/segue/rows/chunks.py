@@ -44,6 +44,7 @@ class Remainder:
     gaps: list[tuple[tuple[str, ...] | None, tuple[str, ...]]] = field(default_factory=list)
     after: tuple[str, ...] | None = None
     number: int = 1
+    open_end: bool = True
 
     @classmethod
     def of(cls, done: Iterable[Chunk]) -> Remainder:
@@ -72,3 +73,17 @@ class Remainder:
             gaps.append((position, following.after))
             position = following.after
         return cls(gaps=gaps, after=position, number=chunks[-1].number + 1)
+
+    @classmethod
+    def within(cls, whole: Iterable[Chunk], done: Iterable[Chunk]) -> Remainder:
+        """Work out what is left of the ranges of other chunks: an undo goes where the work has been, and nowhere else."""
+        finished = list(done)
+        by_start = {chunk.after: chunk for chunk in finished}
+        gaps: list[tuple[tuple[str, ...] | None, tuple[str, ...]]] = []
+        for chunk in sorted(whole, key=lambda chunk: chunk.number):
+            position = chunk.after
+            while position != chunk.until and position in by_start:
+                position = by_start[position].until
+            if position != chunk.until and chunk.until is not None:
+                gaps.append((position, chunk.until))
+        return cls(gaps=gaps, number=max((chunk.number for chunk in finished), default=0) + 1, open_end=False)

@@ -25,6 +25,7 @@ class Walk:
     def __init__(
         self,
         work: ChunkedWork,
+        left: Remainder,
         *,
         size: ChunkSize,
         workers: int,
@@ -45,10 +46,10 @@ class Walk:
         self._reporting = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        left = Remainder.of(work.progress())
         self._gaps = left.gaps
         self._after = left.after
         self._number = left.number
+        self._open_end = left.open_end
 
     def go(self) -> None:
         """Work until nothing is left; raise the first error."""
@@ -88,7 +89,7 @@ class Walk:
                 after, until = self._gaps.pop(0)
                 # A gap is one worker's: its pieces must chain up to where the next done chunk begins.
                 return self._take_number(), Cut(after, until, 0, last=False)
-            cut = self._work.cut(self._after, self._size.size)
+            cut = self._work.cut(self._after, self._size.size) if self._open_end else None
             if cut is None:
                 return None
             self._after = cut.until

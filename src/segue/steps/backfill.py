@@ -8,7 +8,7 @@ from pydantic import Field
 
 from segue.model.plans import PlanModel, Seconds, StepFields
 from segue.ports import FORWARD, BackfillSpec, Chunk, Database, Observed, StepRun
-from segue.rows.chunks import ChunkSize
+from segue.rows.chunks import ChunkSize, Remainder
 from segue.rows.walk import Walk
 
 if TYPE_CHECKING:
@@ -115,6 +115,11 @@ class BackfillStep:
             "max_retries": params.retries,
             "key": list(work.key),
         }
+        if run.direction == FORWARD:
+            left = Remainder.of(work.progress())
+        else:
+            # A backfill that stopped half-way is undone as far as it came: rows it never wrote are not its business.
+            left = Remainder.within(work.progress(FORWARD), work.progress())
         record = run.recording(work, spec.table, settings)
         rows = 0
 
@@ -125,6 +130,7 @@ class BackfillStep:
 
         walk = Walk(
             work,
+            left,
             size=ChunkSize(params.batch.size, params.batch.target, params.batch.max),
             workers=params.workers,
             pause=params.pause,

@@ -278,11 +278,10 @@ class Backfill:
             ).fetchone()
         return int(row[0]) if row and row[0] else 0
 
-    def progress(self) -> list[Chunk]:
-        """Return the chunks that are done."""
-        return [
-            _chunk(row) for row in self._connection.execute((_PROGRESS + " order by number").encode(), _fields(self.effect))
-        ]
+    def progress(self, direction: str | None = None) -> list[Chunk]:
+        """Return the chunks that are done, in this direction or in another one."""
+        fields = {**_fields(self.effect), "direction": direction or self.effect.direction}
+        return [_chunk(row) for row in self._connection.execute((_PROGRESS + " order by number").encode(), fields)]
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
         """Return the next range, found by a walk of `size` entries of the key's index."""
