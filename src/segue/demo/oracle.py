@@ -148,9 +148,10 @@ INVARIANTS: dict[str, str] = {
     "a refund is not what was paid": """
         SELECT count(*) FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.amount_cents <> p.amount_cents""",
     "an order's last recorded status is not its status": """
-        SELECT count(*) FROM (
+        SELECT count(*) FROM orders o LEFT JOIN (
           SELECT DISTINCT ON (order_id) order_id, status FROM order_status_history ORDER BY order_id, id DESC
-        ) last JOIN orders o ON o.id = last.order_id WHERE o.status::text <> last.status::text""",
+        ) last ON last.order_id = o.id
+        WHERE o.status::text IS DISTINCT FROM last.status::text""",
 }
 
 
