@@ -79,6 +79,9 @@ class Lease:
                 self._connection = self._open()
                 self._take(wait=max(0.0, deadline - clock.ticks()), again=True)
                 break
+            except FenceLost:
+                self._connection.close()  # with it the lock, which is the next one's
+                raise
             except (TargetUnreachable, psycopg.OperationalError) as error:
                 self._connection.close()
                 if clock.ticks() > deadline:
@@ -111,6 +114,8 @@ class Lease:
         # Whoever held the fence before, we ourselves included, may have left statements behind that still run.
         self._end_other_sessions()
         if again:
+            # Heard of at once: until the first heartbeat this session would look like a silent holder's.
+            self._connection.execute("update segue.lease set at = clock_timestamp() where role = 'heartbeat'")
             return
         with self._connection.transaction():
             taken = self._value(
@@ -147,16 +152,24 @@ class Lease:
                 )
             if self._value("select pg_catalog.to_regclass('segue.schema_state') is not null"):
                 return
-        script = files("segue.databases.postgresql").joinpath("sql/support.sql").read_bytes()
+        elif self._value("select exists (select from pg_catalog.pg_class where relnamespace = to_regnamespace('segue'))"):
+            raise ConfigurationError(
+                "the target has a schema \"segue\" that Segue did not make",
+                hint="Segue keeps its lease, history and progress in a schema of this name; rename the other one",
+            )
+        script = files("segue.databases.postgresql").joinpath("sql/support.sql").read_text()
+        if self._value("select pg_catalog.to_regnamespace('segue') is not null"):
+            # Made beforehand by somebody who may create schemas, for a role that may not even try.
+            script = script.replace("create schema if not exists segue;", "")
         try:
             with self._connection.transaction():
-                self._connection.execute(script)
+                self._connection.execute(script.encode())
         except psycopg.errors.InsufficientPrivilege as error:
             raise PrivilegeMissing(
                 f'role "{self._connection.info.user}" may not create the schema "segue" in database '
                 f'"{self._connection.info.dbname}"',
-                hint=f'as an owner: GRANT CREATE ON DATABASE "{self._connection.info.dbname}" TO '
-                f'"{self._connection.info.user}"',
+                hint=f'as the database\'s owner: GRANT CREATE ON DATABASE "{self._connection.info.dbname}" TO '
+                f'"{self._connection.info.user}"; or CREATE SCHEMA segue AUTHORIZATION "{self._connection.info.user}"',
             ) from error
 
     def _busy(self) -> Busy:
@@ -184,7 +197,9 @@ class Lease:
             "where l.role = 'heartbeat' and l.at < clock_timestamp() - make_interval(secs => %s) "
             "and k.locktype = 'advisory' and k.granted and k.objsubid = 1 "
             "and k.database = (select oid from pg_catalog.pg_database where datname = current_database()) "
-            "and ((k.classid::bigint << 32) | k.objid::bigint) = %s and a.application_name like 'segue:%%'",
+            "and ((k.classid::bigint << 32) | k.objid::bigint) = %s and a.application_name like 'segue:%%' "
+            # A session that began after the last sign of life is another taker, which has not written its own yet.
+            "and a.backend_start < l.at",
             [LEASE_SECONDS, LOCK_KEY],
         ).fetchone()
         if row is None:
@@ -202,7 +217,14 @@ class Lease:
 
     def _end(self, pid: int, who: str) -> None:
         self.taken_over.append(who)
-        gone = self._value("select pg_catalog.pg_terminate_backend(%s, 10000)", pid)
+        try:
+            gone = self._value("select pg_catalog.pg_terminate_backend(%s, 10000)", pid)
+        except psycopg.errors.InsufficientPrivilege as error:
+            user = self._connection.info.user
+            raise PrivilegeMissing(
+                f'role "{user}" may not end session {pid} of an earlier run ({who}), which belongs to another role',
+                hint=f'run as the role that began, or as a superuser: GRANT pg_signal_backend TO "{user}"',
+            ) from error
         if not gone and self._value("select exists (select from pg_catalog.pg_stat_activity where pid = %s)", pid):
             raise Busy(
                 f"session {pid} of an earlier run ({who}) does not end",
