@@ -142,7 +142,7 @@ def wanted(statements: Sequence[Statement]) -> list[tuple[str, Lock]]:
         if statement.duration is Duration.DATA:
             continue
         for held in statement.locks:
-            if held.lock.rank < Lock.SHARE_UPDATE_EXCLUSIVE.rank:
+            if not held.known or held.lock.rank < Lock.SHARE_UPDATE_EXCLUSIVE.rank:
                 continue
             before = strongest.get(held.table, Lock.NONE)
             strongest[held.table] = max(before, held.lock, key=lambda lock: lock.rank)
@@ -152,7 +152,10 @@ def wanted(statements: Sequence[Statement]) -> list[tuple[str, Lock]]:
 def find_blockers(connection: psycopg.Connection[Any], statements: Sequence[Statement]) -> list[Blocker]:
     """Return the sessions that hold locks in the way of the statements right now."""
     locks = {
-        held.table: held.lock for statement in statements for held in statement.locks if held.lock is not Lock.NONE
+        held.table: held.lock
+        for statement in statements
+        for held in statement.locks
+        if held.known and held.lock is not Lock.NONE
     }
     if not locks:
         return []
