@@ -17,7 +17,8 @@ SELECT
   (SELECT count(*) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace) AS views,
   (SELECT count(*) FROM pg_class WHERE relkind = 'm' AND relnamespace = 'public'::regnamespace) AS materialised,
   (SELECT count(DISTINCT partstrat) FROM pg_partitioned_table) AS partitioning,
-  (SELECT count(DISTINCT confdeltype) FROM pg_constraint WHERE contype = 'f' AND confdeltype IN ('a', 'c', 'n')) AS deletions,
+  (SELECT count(DISTINCT confdeltype) FROM pg_constraint
+    WHERE contype = 'f' AND confdeltype IN ('a', 'c', 'n')) AS deletions,
   (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal) AS triggers,
   (SELECT count(*) FROM pg_type WHERE typtype = 'e') AS enums,
   (SELECT count(*) FROM pg_type WHERE typtype = 'd' AND typnamespace = 'public'::regnamespace) AS domains,

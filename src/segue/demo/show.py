@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -100,7 +99,7 @@ def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0,
     try:
         with contextlib.ExitStack() as stack:
             if not keep:
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                stack.callback(_remove, folder)
             screen = stack.enter_context(Screen(quiet=json_output))
             _Show(folder, scale=scale, rate=rate, screen=screen, report=report, stack=stack).run()
     except KeyboardInterrupt:
@@ -184,7 +183,7 @@ class _Show:
 
         self._screen.doing("starting two PostgreSQL servers: the storefront's, and Segue's store")
         self._cluster: Cluster = Cluster(self._folder / "target", database="storefront")
-        self._stack.enter_context(_server(self._cluster))
+        self._stack.enter_context(self._cluster.use())
         self._url = self._cluster.url()
         self._eye = self._stack.enter_context(storefront.connect(self._url))
 
@@ -422,14 +421,15 @@ class _Show:
                 return {}
 
 
-@contextlib.contextmanager
-def _server(cluster: Cluster) -> Iterator[None]:
-    try:
-        with cluster.use():
-            yield
-    finally:
-        with contextlib.suppress(SegueError, OSError):
-            cluster.destroy()
+def _remove(folder: Path) -> None:
+    """Delete the demo's folder. Its servers first: their data lies elsewhere when they could not reach it there."""
+    from segue.embedded import Cluster
+
+    for directory in (folder / "target", folder / "home" / "store"):
+        if directory.exists():
+            with contextlib.suppress(SegueError, OSError):
+                Cluster(directory).destroy()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
