@@ -676,7 +676,8 @@ async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: 
                 idle[0] -= 1
                 if idle[0] == clients - 1 and not stop.is_set():
                     journal.mark(resumed=True)
-                due = time.time()
+                # Each in its own turn again: all at once, they would mostly wait for each other.
+                due = time.time() + crew.index(client) / rate
                 continue
             wait = due - time.time()
             if wait > 0:
