@@ -35,7 +35,7 @@ RENAMED = {"customers": {"fax": "fax_retired"}}
 #: How long the application runs alone before the first step and after the last, in seconds.
 ALONE = 6.0
 
-#: The migration is killed in its first backfill, that of the customers, between these parts of its rows.
+#: The migration is killed in its first backfill that is seen between these parts of its rows.
 KILL_FROM, KILL_UNTIL = 0.2, 0.8
 
 
@@ -132,6 +132,11 @@ class _Show:
         self._screen = screen
         self._report = report
         self._stack = stack
+        self._filled = _backfilled()
+        #: Rows of each table that a backfill fills.
+        self._sizes: dict[str, int] = {}
+        #: When a backfill was first seen, and how far it was.
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))},
             "SEGUE_HOME": str(folder / "home"),
@@ -188,14 +193,18 @@ class _Show:
         self._eye = self._stack.enter_context(storefront.connect(self._url))
 
     def _fill(self) -> None:
+        from psycopg import sql
+
         self._screen.doing("creating the storefront and filling it")
         self._password = secrets.token_urlsafe(18)
         storefront.create(self._url, self._password)
         bytes_ = storefront.load(self._url, self._scale)
         with storefront.connect(self._url) as connection:
             self._report.tables = len(storefront.tables(connection))
-            row = connection.execute("SELECT count(*) FROM customers").fetchone()
-            self._customers = int(row[0]) if row else 0
+            for table in set(self._filled.values()):
+                query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+                row = connection.execute(query).fetchone()
+                self._sizes[table] = int(row[0]) if row else 0
         rows = oracle.take(self._url, self._folder / "before")
         self._screen.say(f"  {self._report.tables} tables, {count(rows)} rows, {size(bytes_)}")
 
@@ -300,9 +309,9 @@ class _Show:
         )
         while step is not None and process.poll() is None:
             done = self._written(execution, step["name"])
-            if done > KILL_UNTIL * self._customers:
+            if done > KILL_UNTIL * self._sizes[self._filled[step["name"]]]:
                 return None
-            if done >= KILL_FROM * self._customers:
+            if done >= KILL_FROM * self._sizes[self._filled[step["name"]]]:
                 return step["name"], done
             time.sleep(0.003)  # a backfill of the demo's size takes less than a second
         return None
@@ -397,8 +406,21 @@ class _Show:
     def _look(self) -> dict[str, Any]:
         self._look_at_traffic()
         status = self._status()
+        for step in status.get("steps", ()):
+            if step["kind"] == "backfill" and step["status"] == "running" and "job" in step:
+                self._sharpen(status, step)
         self._screen.show(status)
         return status
+
+    def _sharpen(self, execution: dict[str, Any], step: dict[str, Any]) -> None:
+        """Bring a backfill's progress up to this moment: the record follows a second behind, an age for the demo."""
+        rows = self._written(execution, step["name"])
+        begin, before = self._seen.setdefault((execution["execution"], step["name"]), (time.monotonic(), rows))
+        job, passed = step["job"], time.monotonic() - begin
+        job["processed_rows"] = max(rows, job["processed_rows"])
+        job["total_rows"] = max(self._sizes[self._filled[step["name"]]], rows)
+        job["percent"] = 100 * rows / max(1, job["total_rows"])
+        job["rows_per_second"] = (rows - before) / passed if passed > 0.2 else None
 
     def _look_at_traffic(self) -> None:
         tail = self._tail.look()
@@ -419,6 +441,14 @@ class _Show:
                 return executions.describe(session, executions.find(session, None))
             except NotFound:
                 return {}
+
+
+def _backfilled() -> dict[str, str]:
+    """Return the table that each backfill of the demo's plan fills, by the step's name."""
+    import yaml
+
+    plan = yaml.safe_load((files("segue.demo") / "plans" / "storefront.yaml").read_text())
+    return {step["name"]: step["table"] for step in plan["steps"] if step["kind"] == "backfill"}
 
 
 def _remove(folder: Path) -> None:
