@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 #: What the plan does to the names that the oracle reads.
 RENAMED = {"customers": {"fax": "fax_retired"}}
 
-#: How long the application runs alone before the first step and after the last, in seconds.
-ALONE = 6.0
-
 #: The migration is killed in its first backfill that is seen between these parts of its rows.
 KILL_FROM, KILL_UNTIL = 0.2, 0.8
 
@@ -85,9 +82,12 @@ class Report:
         }
 
 
-def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0, keep: bool = False) -> int:
+def demo(
+    *, scale: float = 0.05, json_output: bool = False, rate: float = 150.0, alone: float = 6.0, keep: bool = False
+) -> int:
     """Run the demo and print its report; returns 0 only if all is well, 1 when something was lost or is wrong.
 
+    The application runs `alone` for so many seconds before the first step and after the last, to compare latencies.
     Everything happens in servers of its own in a temporary folder, which is deleted at the end unless `keep`.
     Raises Interrupted on Ctrl-C, after everything that was started has been stopped.
     """
@@ -101,7 +101,7 @@ def demo(*, scale: float = 0.05, json_output: bool = False, rate: float = 150.0,
             if not keep:
                 stack.callback(_remove, folder)
             screen = stack.enter_context(Screen(quiet=json_output))
-            _Show(folder, scale=scale, rate=rate, screen=screen, report=report, stack=stack).run()
+            _Show(folder, scale=scale, rate=rate, alone=alone, screen=screen, report=report, stack=stack).run()
     except KeyboardInterrupt:
         raise Interrupted("stopped the demo, and everything that it had started") from None
     finally:
@@ -122,6 +122,7 @@ class _Show:
         *,
         scale: float,
         rate: float,
+        alone: float,
         screen: Screen,
         report: Report,
         stack: contextlib.ExitStack,
@@ -129,6 +130,7 @@ class _Show:
         self._folder = folder
         self._scale = scale
         self._rate = rate
+        self._alone = alone
         self._screen = screen
         self._report = report
         self._stack = stack
@@ -154,7 +156,7 @@ class _Show:
         self._traffic = self._start_traffic()
         marks = {"start": time.time()}
         self._screen.doing("the application runs alone")
-        self._watch(ALONE)
+        self._watch(self._alone)
         marks["migration"] = time.time()
         with as_file(files("segue.demo") / "plans" / "storefront.yaml") as plan:
             self._crash_and_finish(plan)
@@ -170,7 +172,7 @@ class _Show:
         ]
         marks["end"] = time.time()
         self._screen.doing("the application runs on, on the new schema")
-        self._watch(ALONE)
+        self._watch(self._alone)
         self._judge("applied again", RENAMED)
         _stop(self._traffic, signal.SIGTERM)
         latencies = self._tail.look().latencies
