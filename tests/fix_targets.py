@@ -1,4 +1,4 @@
-"""Targets under a lease, and steps run on them without a store: for tests of what reaches the application's database."""
+"""Targets under a lease, and steps run on them without a store: for tests of what reaches a target."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from psycopg import conninfo
 from segue.databases.postgresql import DATABASE
 from segue.databases.postgresql.target import PostgresTarget
 from segue.ports import FORWARD, Chunk, EffectKey, Observed, Patience
-from segue.steps.backfill import BackfillParams
 from segue.steps.backfill import STEP as BACKFILL
+from segue.steps.backfill import BackfillParams
 from segue.steps.sql import STEP as SQL
 from segue.steps.sql import SqlParams
 
@@ -68,9 +68,7 @@ def drop_role(owner: str, url: str) -> None:
 def ordinary(any_database: str) -> Iterator[str]:
     """Give the URL of an empty database on each server in turn, as an ordinary role that owns the database."""
     name = conninfo.conninfo_to_dict(any_database)["dbname"]
-    url = make_role(
-        any_database, f'ALTER DATABASE "{name}" OWNER TO {{role}}', "ALTER SCHEMA public OWNER TO {role}"
-    )
+    url = make_role(any_database, f'ALTER DATABASE "{name}" OWNER TO {{role}}', "ALTER SCHEMA public OWNER TO {role}")
     yield url
     drop_role(any_database, url)
 
@@ -125,7 +123,9 @@ class Run:
         return self.record
 
 
-def apply(target: PostgresTarget, sql: str, *, step: str = "step", locks: float = 10, work: float = 30, **more: Any) -> Run:
+def apply(
+    target: PostgresTarget, sql: str, *, step: str = "step", locks: float = 10, work: float = 30, **more: Any
+) -> Run:
     """Run SQL as a step, each statement in its own transaction unless `transaction=True`; return the run."""
     run = Run(target, SqlParams(name=step, sql=sql, irreversible="a test", **more), locks=locks, work=work)
     SQL.run(run)

@@ -45,7 +45,7 @@ class Blocker:
     who: str
     state: str
     query: str
-    seconds: float
+    seconds: float | None  # None: of another role, and not to be seen
     lock: str
     table: str
     autovacuum: bool = False
@@ -53,7 +53,9 @@ class Blocker:
     def line(self) -> str:
         """Return the blocker as one line for people."""
         what = f"{self.lock} on {self.table}" if self.table else self.lock
-        return f"pid {self.pid} ({self.who}, {self.state} for {self.seconds:.0f} s) holds {what}: {self.query}"
+        since = f" for {self.seconds:.0f} s" if self.seconds is not None else ""
+        query = f": {self.query}" if self.query else ""
+        return f"pid {self.pid} ({self.who}, {self.state}{since}) holds {what}{query}"
 
 
 @dataclass(frozen=True, slots=True)

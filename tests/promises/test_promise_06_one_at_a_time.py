@@ -99,7 +99,9 @@ def test_a_lease_given_back_is_free_and_its_fence_grows(database: str, open_targ
 
 
 def test_a_killed_holders_lease_is_free_at_once(database: str, start: Start, open_target: Open) -> None:
-    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 500)")
+    run_sql(
+        database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 500)"
+    )
     process = start(database)
     until(lambda: written(database) > 5)
     process.kill()
@@ -114,7 +116,9 @@ def test_a_killed_holders_lease_is_free_at_once(database: str, start: Start, ope
 def test_a_stopped_holder_is_taken_over_and_cannot_write_when_it_wakes(
     database: str, start: Start, open_target: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 500)")
+    run_sql(
+        database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 500)"
+    )
     process = start(database)
     until(lambda: written(database) > 5)
     os.kill(process.pid, signal.SIGSTOP)
@@ -154,7 +158,9 @@ def test_takers_of_a_silent_holders_lease_do_not_end_each_other(
 ) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.5)
     open_target(database, "first").lease.pause()
-    until(lambda: value(database, "SELECT clock_timestamp() - at > interval '1 s' FROM segue.lease WHERE role = 'fence'"))
+    until(
+        lambda: value(database, "SELECT clock_timestamp() - at > interval '1 s' FROM segue.lease WHERE role = 'fence'")
+    )
 
     reached, go_on = threading.Event(), threading.Event()
 
@@ -177,7 +183,9 @@ def test_takers_of_a_silent_holders_lease_do_not_end_each_other(
 
 
 def test_a_lost_lease_stops_effects_and_chunks(database: str, open_target: Open) -> None:
-    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 10)")
+    run_sql(
+        database, "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)", "INSERT INTO t SELECT generate_series(1, 10)"
+    )
     target = open_target(database, "first")
     # As after a takeover whose attempt to end this holder's sessions did not reach them.
     run_sql(database, "UPDATE segue.lease SET fence = fence + 1, execution = 'second' WHERE role = 'fence'")
@@ -213,7 +221,7 @@ def test_a_recovered_lease_is_heard_of_at_once(
     monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 60)
     terminate(database)
     target.recover(10)
-    with pytest.raises(Busy, match="last heard of [01] s ago"):
+    with pytest.raises(Busy, match=r"last heard of [01] s ago"):
         Lease(database, execution="second", holder="bob", wait=0.5)
 
 

@@ -133,7 +133,9 @@ def pooled(database: str) -> Iterator[str]:
         port = free.getsockname()[1]
     folder = short_folder()
     (folder / "users").write_text(f'"{parts["user"]}" "{parts.get("password", "")}"\n')
-    server = " ".join(f"{name}={parts[name]}" for name in ("host", "port", "user", "password", "dbname") if parts.get(name))
+    server = " ".join(
+        f"{name}={parts[name]}" for name in ("host", "port", "user", "password", "dbname") if parts.get(name)
+    )
     (folder / "ini").write_text(
         f"[databases]\nshop = {server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\nauth_file = {folder}/users\npool_mode = transaction\ndefault_pool_size = 1\n"

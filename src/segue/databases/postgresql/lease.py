@@ -108,7 +108,9 @@ class Lease:
             clock.sleep(0.2)
         journal.point("lease-locked")
         self._ensure_support()
-        row = self._connection.execute("select execution, fence, holder from segue.lease where role = 'fence'").fetchone()
+        row = self._connection.execute(
+            "select execution, fence, holder from segue.lease where role = 'fence'"
+        ).fetchone()
         if again and (row is None or (row[0], row[1]) != (self.execution, self.fence)):
             raise FenceLost(f'the lease was taken over by "{row[2] if row else "nobody"}" meanwhile')
         # Whoever held the fence before, we ourselves included, may have left statements behind that still run.
@@ -142,19 +144,22 @@ class Lease:
 
     def _ensure_support(self) -> None:
         comment = self._value(
-            "select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = 'segue'"
+            "select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace "
+            "where nspname = 'segue'"
         )
         if comment is not None:
             if SUPPORT_COMMENT not in comment:
                 raise ConfigurationError(
-                    "the target's schema \"segue\" was made by another version of Segue or by somebody else",
+                    'the target\'s schema "segue" was made by another version of Segue or by somebody else',
                     hint="use the newer Segue, or look at the schema's comment",
                 )
             if self._value("select pg_catalog.to_regclass('segue.schema_state') is not null"):
                 return
-        elif self._value("select exists (select from pg_catalog.pg_class where relnamespace = to_regnamespace('segue'))"):
+        elif self._value(
+            "select exists (select from pg_catalog.pg_class where relnamespace = to_regnamespace('segue'))"
+        ):
             raise ConfigurationError(
-                "the target has a schema \"segue\" that Segue did not make",
+                'the target has a schema "segue" that Segue did not make',
                 hint="Segue keeps its lease, history and progress in a schema of this name; rename the other one",
             )
         script = files("segue.databases.postgresql").joinpath("sql/support.sql").read_text()
@@ -261,5 +266,3 @@ def check_fence(connection: psycopg.Connection[Any], execution: str, fence: int)
     ).fetchone()
     if row is None:
         raise FenceLost("the lease was taken over by another run; this one stops")
-
-

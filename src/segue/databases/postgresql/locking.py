@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from segue.model.quantities import duration
 from segue.ports import Blocker, Patience, Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 FIRST_SLICE = 0.1
 # A slice must end before the server's deadlock check would run in a session of the application that waits for us.
@@ -57,6 +59,11 @@ where c.oid = pg_catalog.to_regclass(%s) and c.relkind in ('r', 'p')
     and pg_catalog.pg_has_role(c.relowner, 'USAGE')
 """
 
+# An autovacuum that we may not cancel ourselves is cancelled by the server, but only after deadlock_timeout of one and
+# the same wait: one try in so many lasts that long. Never each of them, since "to prevent wraparound" is not cancelled
+# and the application would queue behind every try.
+OUTLAST_EVERY = 4
+
 
 class NotThisTime(Exception):
     """A slice ended without the lock."""
@@ -64,6 +71,7 @@ class NotThisTime(Exception):
 
 def lock_in_slices(
     connection: psycopg.Connection[Any],
+    eye: psycopg.Connection[Any],
     statements: Sequence[Statement],
     patience: Patience,
     waits: Waits,
@@ -72,7 +80,8 @@ def lock_in_slices(
 ) -> None:
     """Call `attempt(slice)` until it goes through; it raises NotThisTime when the slice was too short.
 
-    Raises LockNotGranted, with the sessions in the way, when `patience.locks` is over.
+    `eye` is another session, which looks who stands in the way while the first one waits. Raises LockNotGranted, with
+    the sessions in the way, when `patience.locks` is over.
     """
     deadlock = _deadlock_timeout(connection)
     longest = deadlock * SLICE_OF_DEADLOCK_TIMEOUT
@@ -80,17 +89,22 @@ def lock_in_slices(
     pause = 0.05
     began = clock.ticks()
     tried = 0
+    outlast = False
     while True:
         tried += 1
         started = clock.ticks()
+        length = deadlock * 1.3 if outlast else piece
+        # Never beyond the deadline: what the user gave is the time after which the answer is there.
+        length = max(0.01, min(length, patience.locks - (started - began))) if tried > 1 else length
         try:
-            attempt(piece)
+            with _watching(eye, connection.info.backend_pid, length * 0.6) as seen:
+                attempt(length)
         except NotThisTime:
             waits.seconds += clock.ticks() - started
         else:
             return
         waits.slices += 1
-        waits.blockers = blockers = find_blockers(connection, statements)
+        waits.blockers = blockers = seen or find_blockers(connection, statements)
         waited = clock.ticks() - began
         if waited >= patience.locks:
             raise LockNotGranted(
@@ -102,18 +116,44 @@ def lock_in_slices(
             )
         if tried in (1, 5) or tried % 20 == 0:
             note(f"waiting for locks ({duration(waited)})" + "".join(f"; {b.line()}" for b in blockers[:2]))
+        outlast = False
         if blockers and all(blocker.autovacuum for blocker in blockers):
-            _end_autovacuum(connection, blockers)
-            # Where we may not end it: the server does, but only after deadlock_timeout of one and the same wait.
-            piece = deadlock * 1.3
-        else:
-            piece = min(piece * 1.5, longest)
-        clock.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
+            ended = _end_autovacuum(connection, blockers)
+            outlast = not ended and (tried - 1) % OUTLAST_EVERY == 0
+        piece = min(piece * 1.5, longest)
+        clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, patience.locks - waited)))  # noqa: S311  jitter, not a secret
         pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, patience.locks / 10))
 
 
+@contextmanager
+def _watching(eye: psycopg.Connection[Any], pid: int, after: float) -> Iterator[list[Blocker]]:
+    """Look, after some seconds of the block, whom a session waits for; what is seen is there when the block has ended.
+
+    Afterwards it could only be guessed: a session that waits for a row shows nowhere once it has given up.
+    """
+    seen: list[Blocker] = []
+    over = threading.Event()
+
+    def look() -> None:
+        if over.wait(after):
+            return
+        query = files("segue.databases.postgresql").joinpath("sql/blocking.sql").read_bytes()
+        try:
+            seen.extend(Blocker(*row) for row in eye.execute(query, {"pid": pid}).fetchall())
+        except psycopg.Error:
+            return  # the connection's own user meets this error and says it
+
+    thread = threading.Thread(target=look, name="segue blockers", daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
 def take_locks(connection: psycopg.Connection[Any], statements: Sequence[Statement], piece: float) -> float:
-    """Take the statements' table locks inside the running transaction, parents first; return the seconds left.
+    """Take the statements' table locks inside the running transaction, parents first; return the deadline's tick.
 
     `lock_timeout` counts for each lock on its own; the deadline for all of them together is kept here. Tables that
     do not exist yet, views, and tables that the role does not own are left to the statement itself.
@@ -132,7 +172,7 @@ def take_locks(connection: psycopg.Connection[Any], statements: Sequence[Stateme
             connection.execute(command)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise NotThisTime from error
-    return max(0.001, deadline - clock.ticks())
+    return deadline
 
 
 def wanted(statements: Sequence[Statement]) -> list[tuple[str, Lock]]:
@@ -151,26 +191,21 @@ def wanted(statements: Sequence[Statement]) -> list[tuple[str, Lock]]:
 
 def find_blockers(connection: psycopg.Connection[Any], statements: Sequence[Statement]) -> list[Blocker]:
     """Return the sessions that hold locks in the way of the statements right now."""
-    locks = {
-        held.table: held.lock
-        for statement in statements
-        for held in statement.locks
-        if held.known and held.lock is not Lock.NONE
-    }
+    locks: dict[int, Lock] = {}
+    for held in (held for statement in statements for held in statement.locks):
+        if not held.known or held.lock is Lock.NONE:
+            continue
+        row = connection.execute("select pg_catalog.to_regclass(%s)::oid::bigint", [held.table]).fetchone()
+        if row and row[0] is not None:
+            locks[row[0]] = max(locks.get(row[0], Lock.NONE), held.lock, key=lambda lock: lock.rank)
     if not locks:
         return []
-    oids: dict[str, Lock] = {}
-    for table, lock in locks.items():
-        row = connection.execute("select pg_catalog.to_regclass(%s)::oid::bigint", [table]).fetchone()
-        if row and row[0] is not None:
-            oids[str(row[0])] = lock
-    strongest = max(locks.values(), key=lambda lock: lock.rank)
     query = files("segue.databases.postgresql").joinpath("sql/lock_holders.sql").read_bytes()
-    rows = connection.execute(query, {"tables": list(oids), "pid": connection.info.backend_pid}).fetchall()
+    rows = connection.execute(query, {"tables": list(locks), "pid": connection.info.backend_pid}).fetchall()
     found = [
         Blocker(pid, who, state, text, seconds, mode, table, autovacuum)
-        for pid, who, state, text, seconds, mode, table, autovacuum in rows
-        if mode in _CONFLICTS.get(strongest, frozenset())
+        for oid, mode, pid, who, state, text, seconds, table, autovacuum in rows
+        if mode in _CONFLICTS[locks[oid]]
     ]
     return list({blocker.pid: blocker for blocker in reversed(found)}.values())[::-1]
 
@@ -187,15 +222,17 @@ def _deadlock_timeout(connection: psycopg.Connection[Any]) -> float:
     return float(row[0]) if row else 1.0
 
 
-def _end_autovacuum(connection: psycopg.Connection[Any], blockers: Sequence[Blocker]) -> None:
+def _end_autovacuum(connection: psycopg.Connection[Any], blockers: Sequence[Blocker]) -> bool:
+    """Cancel autovacuums in the way; return whether that was possible."""
     for blocker in blockers:
         # An anti-wraparound vacuum protects the whole cluster; it is never ended for our convenience.
         if "to prevent wraparound" in blocker.query:
-            continue
+            return False
         try:
             connection.execute("select pg_catalog.pg_cancel_backend(%s)", [blocker.pid])
         except psycopg.errors.InsufficientPrivilege:
-            return
+            return False
+    return True
 
 
 def _name(statements: Sequence[Statement]) -> str:

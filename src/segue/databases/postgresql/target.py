@@ -14,8 +14,8 @@ from segue.databases.postgresql.lease import Lease, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
 from segue.databases.postgresql.rows import Backfill
 from segue.engine import journal
-from segue.errors import CannotTell, OutcomeUnknown, SegueError, StepFailed
-from segue.model.impact import Duration, Statement
+from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed
+from segue.model.impact import Duration, Lock, Statement
 from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+# How long the removal of an INVALID index may wait after a failed build; the next run removes it otherwise.
+CLEARING_SECONDS = 10.0
 
 
 class PostgresTarget:
@@ -101,13 +104,15 @@ class PostgresTarget:
                 check_fence(self._work, self.lease.execution, self.fence)
                 if not history.write(self._work, key, fence=self.fence, state="done", statement=text):
                     return  # done before: the row came with the effect, in one transaction
-                left = take_locks(self._work, statements, piece)
+                locks = take_locks(self._work, statements, piece)
                 for statement in statements:
+                    # Rows that a statement must wait for are not known beforehand: each such statement has its slice.
+                    left = piece if statement.duration is Duration.DATA else max(0.05, locks - clock.ticks())
                     self._execute(statement, left, max(0.1, deadline - clock.ticks()))
                 journal.point("effect-before-commit")
             journal.point("effect-committed")
 
-        lock_in_slices(self._work, statements, patience, self.waits, attempt, note)
+        lock_in_slices(self._work, self._look, statements, patience, self.waits, attempt, note)
 
     def _execute(self, statement: Statement, locks: float, work: float) -> None:
         """Run one statement inside the transaction; its time-out follows from how long it should hold its locks."""
@@ -147,28 +152,30 @@ class PostgresTarget:
                 history.finish(self._work, key)
                 return
         check_fence(self._work, self.lease.execution, self.fence)
-        concurrent.prepare(self._work, statement, begun=state == "begun", note=note)
+        if concurrent.prepare(self._work, statement, note=note):
+            history.write(self._work, key, fence=self.fence, state="done", statement=statement.sql)
+            history.finish(self._work, key)
+            return
         if state is None:
             history.write(self._work, key, fence=self.fence, state="begun", statement=statement.sql)
         journal.point("effect-begun")
-        # No lock_timeout here: CREATE INDEX CONCURRENTLY would die of any old snapshot and leave an INVALID index,
-        # and the lock it waits for does not stop readers or writers.
-        self._set("statement_timeout", patience.work)
         try:
-            self._work.execute(statement.sql.encode())
+            self._send_alone(statement, patience, note)
         except psycopg.Error as error:
             if self._work.closed:
                 raise
-            self._set("statement_timeout", 0)
-            if concurrent.clear_failure(self._work, statement):
+            left = not self._clear_failure(statement)
+            if not left:
                 history.forget(self._work, key)
             if isinstance(error, psycopg.errors.QueryCanceled):
                 raise StepFailed(
                     f"{statement.verb} was stopped after {patience.work:.0f} s",
                     hint="raise the step's `timeout`; building an index waits for every older transaction to end",
                 ) from error
-            raise explain_statement(error, statement) from error
-        self._set("statement_timeout", 0)
+            raise explain_statement(error, statement, left=left) from error
+        except LockNotGranted:
+            history.forget(self._work, key)
+            raise
         journal.point("effect-ran")
         if concurrent.visible(statement) and concurrent.outcome(self._work, statement) is Observed.NOT_DONE:
             raise StepFailed(
@@ -177,6 +184,43 @@ class PostgresTarget:
             )
         history.finish(self._work, key)
         journal.point("effect-committed")
+
+    def _send_alone(self, statement: Statement, patience: Patience, note: Callable[[str], None]) -> None:
+        """Send a statement outside a transaction; the session's time-outs are as before afterwards."""
+        deadline = clock.ticks() + patience.work
+
+        def attempt(piece: float) -> None:
+            self._set("lock_timeout", piece)
+            self._set("statement_timeout", max(0.1, deadline - clock.ticks()))
+            try:
+                self._work.execute(statement.sql.encode())
+            except psycopg.errors.LockNotAvailable as error:
+                raise NotThisTime from error
+
+        try:
+            if statement.lock.rank >= Lock.SHARE.rank and statement.duration is not Duration.SNAPSHOTS:
+                # VACUUM FULL, CLUSTER: while they wait, the application would queue behind them.
+                lock_in_slices(self._work, self._look, [statement], patience, self.waits, attempt, note)
+            else:
+                # No lock_timeout: CREATE INDEX CONCURRENTLY would die of any old snapshot and leave an INVALID index,
+                # and the lock it waits for does not stop readers or writers.
+                attempt(0)
+        finally:
+            if not self._work.closed:
+                self._set("lock_timeout", 0)
+                self._set("statement_timeout", 0)
+
+    def _clear_failure(self, statement: Statement) -> bool:
+        """Remove what a failed statement left; return whether nothing of it is left."""
+        self._set("statement_timeout", CLEARING_SECONDS)
+        try:
+            return concurrent.clear_failure(self._work, statement)
+        except (psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected):
+            # Something old stands in the way of the removal too. It stays begun, and the next run heals it.
+            return False
+        finally:
+            if not self._work.closed:
+                self._set("statement_timeout", 0)
 
     def _set(self, name: str, seconds: float) -> None:
         self._work.execute("select pg_catalog.set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"])
@@ -278,13 +322,15 @@ class PostgresTarget:
     _working = _looking
 
 
-def explain_statement(error: psycopg.Error, statement: Statement) -> SegueError:
-    """Turn the server's refusal of a statement into an error that quotes both."""
+def explain_statement(error: psycopg.Error, statement: Statement, *, left: bool = False) -> SegueError:
+    """Turn the server's refusal of a statement into an error that quotes both; `left`: it left something behind."""
     detail = [line for line in (error.diag.message_detail, error.diag.message_hint) if line]
     return StepFailed(
         f"{statement.verb}: {error.diag.message_primary or error} (SQLSTATE {error.sqlstate})",
         details=[" ".join(statement.sql.split())[:200], *detail],
-        hint="nothing of this statement took effect; correct the cause and run again",
+        hint="something of it is left behind, which the next run takes up; correct the cause and run again"
+        if left
+        else "nothing of this statement took effect; correct the cause and run again",
     )
 
 
