@@ -6,6 +6,7 @@ the command is used. How to add a command is said in `commands.py`, how to print
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import NoReturn
 
@@ -21,6 +22,8 @@ def perform(arguments: list[str]) -> int:
         from segue.cli import output
 
         arguments = output.configure(arguments)
+        # Libraries' warnings about what they clean up after an error are no words for people.
+        logging.getLogger().addHandler(logging.NullHandler())
         from segue.cli.commands import root
 
         return finish(root(arguments))

@@ -19,6 +19,8 @@ _MARKS = {
     "step-skipped": ("-", "skipped", "dim"),
 }
 _WORDS = {"connection-lost", "connection-back", "retry", "note", "undoing", "stopping", "took-over", "drift-accepted"}
+# How a run ends is printed by the command, with what to do next.
+_ENDS = {"failed", "paused", "cancelled"}
 
 
 @contextmanager
@@ -46,7 +48,7 @@ class _Lines:
         if event.action in _MARKS:
             self.clear()
             self._step(event)
-        elif event.action in _WORDS or event.level in ("warning", "error"):
+        elif event.action in _WORDS or (event.level == "warning" and event.action not in _ENDS):
             self.clear()
             prefix = f"  {event.step}: " if event.step else "  "
             output.say(prefix + event.message)
@@ -58,12 +60,16 @@ class _Lines:
         painted = output.paint(mark if self._live else word.ljust(7), style, sys.stderr)
         kind = str(event.detail.get("kind", ""))
         output.say(f"{painted} {event.step or '':<32} {kind:<9} {event.message}".rstrip())
-        for line in event.detail.get("details", ()):
-            output.say(f"    {line}")
+        # What stops the run is said once more at its end, with the details; here only what does not stop it.
+        if event.level == "warning":
+            for line in event.detail.get("details", ()):
+                output.say(f"    {line}")
 
     def _show_progress(self, event: Event) -> None:
         detail: Any = event.detail
-        words = f"{event.step}: {count(detail['done'])} of about {count(detail['total'])} rows, {detail['percent']:.0f} %"
+        words = (
+            f"{event.step}: {count(detail['done'])} of about {count(detail['total'])} rows, {detail['percent']:.0f} %"
+        )
         if detail.get("rows_per_second"):
             words += f", {count(detail['rows_per_second'])} rows/s"
         if detail.get("seconds_left"):

@@ -21,7 +21,8 @@ COMMANDS = {
 app = noun(__doc__, example="segue status")
 
 Execution = Annotated[
-    str | None, typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False)
+    str | None,
+    typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False),
 ]
 
 
@@ -172,7 +173,10 @@ def _show(item: dict[str, Any]) -> None:
             ("took", duration(item["seconds"]) if item["seconds"] is not None else None),
             ("steps", f"{item['steps_completed']} of {item['steps_total']}"),
             ("WAL written", size(metrics["wal_bytes"]) if metrics.get("wal_bytes") else None),
-            ("lock waits", f"{metrics['lock_waits']} ({metrics['lock_wait_ms']} ms)" if metrics.get("lock_waits") else None),
+            (
+                "lock waits",
+                f"{metrics['lock_waits']} ({metrics['lock_wait_ms']} ms)" if metrics.get("lock_waits") else None,
+            ),
             ("round trip", f"p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency else None),
             ("rollback until", item["rollback_until"]),
         ]

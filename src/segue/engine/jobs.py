@@ -17,6 +17,8 @@ from segue.store.transitions import advance
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sqlalchemy.orm import Session
+
     from segue.engine.record import Record
     from segue.ports import Chunk, ChunkedWork
     from segue.store import Store
@@ -95,11 +97,31 @@ class Job:
                 )
             self._id = job.id
             self._started_at = job.started_at
-            known = set(session.scalars(select(BatchRow.batch_number).where(BatchRow.job_id == job.id)))
+            known = self._agree(session, {chunk.number: _key(chunk.until) for chunk in done})
         self._new = [chunk for chunk in done if chunk.number not in known]
         journal.point("job-opened")
         if self._new:
             self._flush()
+
+    def _agree(self, session: Session, done: dict[int, str | None]) -> set[int]:
+        """Forget batches that the target does not show; return the numbers of those that both have.
+
+        Chunks are committed asynchronously: a server that crashes loses the last ones, rows and progress together,
+        and their numbers come again with other keys.
+        """
+        from sqlalchemy import delete, select
+
+        kept, gone = set(), []
+        for row in session.execute(
+            select(BatchRow.id, BatchRow.batch_number, BatchRow.end_key).where(BatchRow.job_id == self._id)
+        ):
+            if row.batch_number in done and done[row.batch_number] == row.end_key:
+                kept.add(row.batch_number)
+            else:
+                gone.append(row.id)
+        if gone:
+            session.execute(delete(BatchRow).where(BatchRow.id.in_(gone)))
+        return kept
 
     def chunk(self, chunk: Chunk) -> None:
         """Take note of a finished chunk."""
@@ -157,8 +179,8 @@ class Job:
                             "id": new_id(),
                             "job_id": self._id,
                             "batch_number": chunk.number,
-                            "start_key": json.dumps(chunk.after) if chunk.after is not None else None,
-                            "end_key": json.dumps(chunk.until) if chunk.until is not None else None,
+                            "start_key": _key(chunk.after),
+                            "end_key": _key(chunk.until),
                             "row_count": chunk.keys,
                             "status": BatchStatus.COMPLETED,
                             "worker_id": chunk.worker,
@@ -195,3 +217,8 @@ class Job:
             rows_per_second=rate,
             seconds_left=left / rate if rate else None,
         )
+
+
+def _key(key: tuple[str, ...] | None) -> str | None:
+    """Return a key as the store keeps it: JSON."""
+    return json.dumps(key) if key is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
@@ -40,26 +41,26 @@ class Monitor:
 
     def _watch(self) -> None:
         while True:
-            try:
-                sample = self._target.sample()
-            except SegueError:
-                pass
-            else:
-                with self._lock:
-                    self._first = self._first or sample
-                    self._last = sample
-                    self._samples.append(sample)
-                    # A run of days keeps every second sample once there are many: percentiles stay true enough.
-                    if len(self._samples) > 20_000:
-                        del self._samples[::2]
+            self._look()
             if clock.ticks() - self._beaten >= BEAT_SECONDS:
                 self._beaten = clock.ticks()
-                try:
+                with suppress(SegueError):
                     self._beat()
-                except SegueError:
-                    pass
             if self._stop.wait(EVERY_SECONDS):
                 return
+
+    def _look(self) -> None:
+        try:
+            sample = self._target.sample()
+        except SegueError:
+            return
+        with self._lock:
+            self._first = self._first or sample
+            self._last = sample
+            self._samples.append(sample)
+            # A run of days keeps every second sample once there are many: percentiles stay true enough.
+            if len(self._samples) > 20_000:
+                del self._samples[::2]
 
     def close(self) -> None:
         """Stop looking."""
@@ -77,6 +78,7 @@ class Monitor:
         `wal_bytes` is what the whole server wrote meanwhile; `latency_ms` the time of a round trip with a trivial
         query, which waits for CPU and I/O like the application's; `lock_waiters` how many sessions waited for a lock.
         """
+        self._look()
         with self._lock:
             times = sorted(sample.round_trip_ms for sample in self._samples)
             seconds = clock.ticks() - self._began
