@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,7 +77,10 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A finished piece of chunked work: keys in (`after`, `until`], None for an open end; values as text."""
+    """A finished piece of chunked work: keys in (`after`, `until`], None for an open end; values as text.
+
+    With more than one of `lanes`, only the rows of this `lane` (from 0): every key is in one lane, whoever asks.
+    """
 
     number: int
     after: tuple[str, ...] | None
@@ -86,16 +89,31 @@ class Chunk:
     rows: int
     milliseconds: int
     worker: str = ""
+    lane: int = 0
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The next range to work on: keys in (`after`, `until`], of which there were `keys`; `last` ends the table."""
+    """A range to work on: keys in (`after`, `until`], of which there were `keys`; `last` ends the table.
+
+    `shares` are the keys by lane. With more than one of `lanes`, only this `lane` is meant, though `keys` counts all.
+    """
 
     after: tuple[str, ...] | None
     until: tuple[str, ...] | None
     keys: int
     last: bool
+    shares: tuple[int, ...] = ()
+    lane: int = 0
+    lanes: int = 1
+
+    @property
+    def meant(self) -> int:
+        """Return how many keys there are to be worked on."""
+        if self.lanes == 1:
+            return self.keys
+        return self.shares[self.lane] if self.shares else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +151,18 @@ class ChunkedWork(Protocol):
     """Work on a table in key order that can stop after any chunk and go on from there."""
 
     key: tuple[str, ...]
+    #: In how many lanes, one after the other, a range is best written; the same for as long as the work lasts.
+    lanes: int
 
     def estimate(self) -> int:
         """Return about how many rows the table has."""
         ...
 
     def progress(self, direction: str | None = None) -> list[Chunk]:
-        """Return the chunks that the target says are done, by number; of this direction, or of another one."""
+        """Return the chunks that the target says are done, in key order; of this direction, or of another one."""
         ...
 
-    def cut(
-        self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None
-    ) -> Cut | None:
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
         """Return the next range of at most `size` keys after `after`, up to `until` or to the end of the work.
 
         None when there is nothing left. Called by one thread at a time.
@@ -347,7 +365,7 @@ class StepKind(Protocol):
         ...
 
     def observe(self, run: StepRun) -> Observed:
-        """Look at the target: is the step done?"""
+        """Look at the target, whether the step is done."""
         ...
 
     def undo(self, run: StepRun) -> None:
@@ -363,10 +381,5 @@ class Parts:
     steps: Mapping[str, StepKind]
 
     def database(self, url: str) -> Database:
-        """Return the database that a URL is of."""
-        return _by_scheme(self.databases.values(), url)
-
-
-def _by_scheme(databases: Iterable[Database], url: str) -> Database:
-    # One kind of server exists; a second one brings its schemes with it.
-    return next(iter(databases))
+        """Return the database that a URL is of. PostgreSQL is the only kind there is; its schemes are all URLs'."""
+        return self.databases["postgresql"]

@@ -1,4 +1,4 @@
-"""`segue run` and its companions as processes against a real server: every exit code, every message, nothing half-done."""
+"""`segue run` and its companions as processes: every exit code, every message, nothing half-done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from fix_process import Segue
 from segue.embedded import Cluster
 
 CUSTOMERS = """
-create table customers (id bigint generated always as identity primary key, first_name text, last_name text, n int not null default 0);
+create table customers (
+    id bigint generated always as identity primary key, first_name text, last_name text, n int not null default 0
+);
 insert into customers (first_name, last_name) select 'a' || g, 'b' || g from generate_series(1, 20000) g;
 analyze customers;
 """
@@ -136,7 +138,8 @@ def test_run_fills_the_record_of_jobs_and_batches(shop: Shop, store_url: str) ->
             "from segue_store.data_migration_jobs"
         ).fetchone()
         batches = connection.execute(
-            "select count(*), sum(successful_rows), bool_and(status = 'completed') from segue_store.data_migration_batches"
+            "select count(*), sum(successful_rows), bool_and(status = 'completed') "
+            "from segue_store.data_migration_batches"
         ).fetchone()
     assert job == ("completed", 100.0, 20000, 20000, 20000)
     assert batches == (40, 20000, True)
@@ -196,7 +199,12 @@ def test_refused_statement_fails_the_run_and_a_corrected_target_lets_it_go_on(sh
     path = shop.write(
         head("refused")
         + sql_step("first", "UPDATE customers SET n = n + 1", "UPDATE customers SET n = n - 1")
-        + sql_step("second", "ALTER TABLE public.later ADD COLUMN x int", "ALTER TABLE public.later DROP COLUMN x", "    needs: [first]\n")
+        + sql_step(
+            "second",
+            "ALTER TABLE public.later ADD COLUMN x int",
+            "ALTER TABLE public.later DROP COLUMN x",
+            "    needs: [first]\n",
+        )
     )
     outcome = shop.segue("run", path, "--env", "shop").expect(2)
     assert 'relation "public.later" does not exist' in outcome.stderr

@@ -151,7 +151,8 @@ class Matrix:
             one = connection.execute("select n from counter").fetchone()
             columns = "n, note" + (", label" if self.has_label(connection) else "")
             rows = connection.execute(
-                f"select count(*), md5(string_agg(t::text, ',' order by id)) from (select id, kind, {columns} from account) t"
+                "select count(*), md5(string_agg(t::text, ',' order by id)) "
+                f"from (select id, kind, {columns} from account) t"
             ).fetchone()
             effects = connection.execute(
                 "select step, direction, part, state, count(*) from segue.history group by 1, 2, 3, 4 order by 1, 2, 3"

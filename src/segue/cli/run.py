@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +25,7 @@ COMMANDS = {
 app = noun(__doc__, example="segue run plan.yaml --env staging")
 
 
-class Seen(str, Enum):
+class Seen(StrEnum):
     """What a person saw of an effect that Segue cannot tell."""
 
     DONE = "done"

@@ -94,9 +94,7 @@ class StepRun:
     def key(self, part: int, direction: str | None = None) -> EffectKey:
         """Name a part of this step."""
         work = self._executor.work
-        return EffectKey(
-            work.execution, work.plan, work.plan_hash, self.params.name, direction or self.direction, part
-        )
+        return EffectKey(work.execution, work.plan, work.plan_hash, self.params.name, direction or self.direction, part)
 
     def do(self, part: int, statements: Sequence[Statement]) -> None:
         """Bring about one effect, once."""
@@ -148,9 +146,7 @@ class StepRun:
 class Executor:
     """Drives an execution until it is completed, rolled back, stopped, or failed."""
 
-    def __init__(
-        self, store: Store, record: Record, target: Target, database: Database, work: Assignment
-    ) -> None:
+    def __init__(self, store: Store, record: Record, target: Target, database: Database, work: Assignment) -> None:
         self.store = store
         self.record = record
         self.target = target
@@ -262,7 +258,10 @@ class Executor:
             return
         if self.work.accept_drift:
             self.record.log(
-                "drift-accepted", f'accepted changes in schema "{self.work.schema}"', level="warning", changes=found.changes
+                "drift-accepted",
+                f'accepted changes in schema "{self.work.schema}"',
+                level="warning",
+                changes=found.changes,
             )
             self.target.remember(self.work.schema, None)
             return
@@ -287,7 +286,10 @@ class Executor:
                 failed.add(step.params.name)
                 self.record.step(step.number, FORWARD, StepRunStatus.SKIPPED, detail={"because": missing})
                 self.record.log(
-                    "step-skipped", f"skipped, because {', '.join(missing)} failed", step=step.params.name, level="warning"
+                    "step-skipped",
+                    f"skipped, because {', '.join(missing)} failed",
+                    step=step.params.name,
+                    level="warning",
                 )
                 continue
             self.control.boundary()
@@ -295,7 +297,7 @@ class Executor:
                 failed.add(step.params.name)
 
     def _confirm(self, step: PlannedStep) -> None:
-        """A step that the store says is done: the target must show it, or it was set back behind our back."""
+        """Ask the target about a step that the store says is done: it may have been set back behind our back."""
         if step.kind.effects and step.kind.observe(StepRun(self, step, FORWARD)) is not Observed.DONE:
             raise CannotTell(
                 f'step "{step.params.name}" was completed, but the target does not show it',

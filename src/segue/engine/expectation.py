@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
@@ -66,7 +66,7 @@ def plain(value: Any) -> Any:
     """Return a value of the database as JSON can hold it."""
     if isinstance(value, Decimal):
         return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time | datetime.timedelta | uuid.UUID):
+    if isinstance(value, dt.datetime | dt.date | dt.time | dt.timedelta | uuid.UUID):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return "\\x" + bytes(value).hex()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.events import Event, Watch
+from segue.errors import InternalError
 from segue.model.lifecycles import ExecutionStatus, PlanStatus, StepRunStatus
 from segue.store.tables.executions import ExecutionRow, LogRow, StepRunRow
 from segue.store.tables.plans import PlanRow, ValidationRow
@@ -50,7 +51,9 @@ class Record:
                 for name, value in columns.items():
                     setattr(row, name, value)
             else:
-                advance(session, row, ExecutionStatus.RUNNING, actor=self.actor, detail={"direction": direction}, **columns)
+                advance(
+                    session, row, ExecutionStatus.RUNNING, actor=self.actor, detail={"direction": direction}, **columns
+                )
             self._move_plan(session, row.plan, PlanStatus.EXECUTING)
         journal.point("execution-running")
 
@@ -116,9 +119,7 @@ class Record:
 
         with self._store.session() as session:
             rows = session.scalars(
-                select(StepRunRow).where(
-                    StepRunRow.execution_id == self.execution, StepRunRow.direction == direction
-                )
+                select(StepRunRow).where(StepRunRow.execution_id == self.execution, StepRunRow.direction == direction)
             )
             return {row.step_number: row for row in rows}
 
@@ -195,9 +196,7 @@ class Record:
 
     # -- words
 
-    def log(
-        self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any
-    ) -> None:
+    def log(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:
         """Write a line into the execution's log and tell whoever watches."""
         with self._store.session() as session:
             session.add(
@@ -240,7 +239,8 @@ class Record:
 
     def _row(self, session: Session) -> ExecutionRow:
         row = session.get(ExecutionRow, self.execution)
-        assert row is not None, "an execution's row is made before it is driven and never deleted while it runs"
+        if row is None:
+            raise InternalError(f'execution "{self.execution}" is not in the store')
         return row
 
     def _move_plan(self, session: Session, plan: PlanRow, to: PlanStatus) -> None:

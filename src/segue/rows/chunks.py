@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from segue.ports import Chunk
+from segue.ports import Chunk, Cut
 
 GROWTH = 1.5
 
@@ -37,53 +37,49 @@ class ChunkSize:
 class Remainder:
     """What is left of a key's range, given the chunks that are done: gaps first, then everything after the last.
 
-    Chunks are cut one after the other, so between two done chunks there can only be chunks that were in the hands of
-    a worker when it died.
+    Ranges are cut one after the other, so between two done chunks there can only be ranges that were in the hands of
+    a worker when it died; and a range is written lane after lane, so no lane is ahead of the first.
     """
 
-    gaps: list[tuple[tuple[str, ...] | None, tuple[str, ...]]] = field(default_factory=list)
+    gaps: list[Cut] = field(default_factory=list)
     after: tuple[str, ...] | None = None
     number: int = 1
     open_end: bool = True
 
     @classmethod
     def of(cls, done: Iterable[Chunk]) -> Remainder:
-        """Work out what is left.
-
-        The done chunks form a chain: each begins where another ended. A chunk that begins where none ended has a
-        gap before it, and the gap begins at the end of the chain so far. Only the order in which chunks were cut is
-        needed, never a comparison of keys, which Python could not make in the server's collation.
-        """
-        chunks = sorted(done, key=lambda chunk: chunk.number)
+        """Work out what is left. The chunks must come in the order of their keys, which only the server can tell."""
+        chunks = list(done)
         if not chunks:
             return cls()
-        by_start = {chunk.after: chunk for chunk in chunks}
-        ends = {chunk.until for chunk in chunks}
-        starts = [chunk for chunk in chunks if chunk.after not in ends and chunk.after is not None]
-        gaps: list[tuple[tuple[str, ...] | None, tuple[str, ...]]] = []
-        position: tuple[str, ...] | None = None
-        pending = list(starts)
-        while True:
-            while position in by_start:
-                position = by_start[position].until
-            if not pending:
-                break
-            following = pending.pop(0)
-            assert following.after is not None
-            gaps.append((position, following.after))
-            position = following.after
-        return cls(gaps=gaps, after=position, number=chunks[-1].number + 1)
+        lanes = max(chunk.lanes for chunk in chunks)
+        gaps: list[Cut] = []
+        front: tuple[str, ...] | None = None
+        for lane in range(lanes):
+            position: tuple[str, ...] | None = None
+            for chunk in chunks:
+                if chunk.lanes > 1 and chunk.lane != lane:
+                    continue
+                if chunk.after != position:
+                    assert chunk.after is not None
+                    gaps.append(Cut(position, chunk.after, 0, last=False, lane=lane, lanes=lanes))
+                position = chunk.until
+            if lane == 0:
+                front = position
+            elif position != front:
+                gaps.append(Cut(position, front, 0, last=False, lane=lane, lanes=lanes))
+        return cls(gaps=gaps, after=front, number=max(chunk.number for chunk in chunks) + 1)
 
     @classmethod
     def within(cls, whole: Iterable[Chunk], done: Iterable[Chunk]) -> Remainder:
-        """Work out what is left of the ranges of other chunks: an undo goes where the work has been, and nowhere else."""
+        """Work out what is left of the ranges of other chunks: an undo goes where the work has been, nowhere else."""
         finished = list(done)
-        by_start = {chunk.after: chunk for chunk in finished}
-        gaps: list[tuple[tuple[str, ...] | None, tuple[str, ...]]] = []
-        for chunk in sorted(whole, key=lambda chunk: chunk.number):
+        by_start = {(chunk.after, chunk.lane, chunk.lanes): chunk for chunk in finished}
+        gaps: list[Cut] = []
+        for chunk in whole:
             position = chunk.after
-            while position != chunk.until and position in by_start:
-                position = by_start[position].until
-            if position != chunk.until and chunk.until is not None:
-                gaps.append((position, chunk.until))
+            while position != chunk.until and (before := by_start.get((position, chunk.lane, chunk.lanes))):
+                position = before.until
+            if position != chunk.until:
+                gaps.append(Cut(position, chunk.until, 0, last=False, lane=chunk.lane, lanes=chunk.lanes))
         return cls(gaps=gaps, number=max((chunk.number for chunk in finished), default=0) + 1, open_end=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segue import clock
@@ -13,6 +14,9 @@ from segue.rows.chunks import ChunkSize, Remainder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# A range with fewer keys than this in each lane lies in so few pages that lanes only cost transactions.
+KEYS_IN_A_LANE = 16
 
 
 class Walk:
@@ -86,10 +90,10 @@ class Walk:
     def _next(self) -> tuple[int, Cut] | None:
         with self._cutting:
             if self._gaps:
-                after, until = self._gaps.pop(0)
                 # A gap is one worker's: its pieces must chain up to where the next done chunk begins.
-                return self._take_number(), Cut(after, until, 0, last=False)
-            cut = self._work.cut(self._after, self._size.size) if self._open_end else None
+                return self._take_number(), self._gaps.pop(0)
+            size = self._size.size * self._work.lanes
+            cut = self._work.cut(self._after, size) if self._open_end else None
             if cut is None:
                 return None
             self._after = cut.until
@@ -100,46 +104,74 @@ class Walk:
         return number
 
     def _do(self, writer: ChunkWriter, piece: tuple[int, Cut], worker: str) -> None:
-        """Do a range, in smaller chunks when it does not fit into the time."""
-        number, whole = piece
-        cut: Cut | None = whole if whole.keys else self._within(whole)
-        tries = 0
-        while cut is not None:
+        """Do a range: lane after lane when it is a fresh one, in one go when it is what was left of a lane."""
+        number, cut = piece
+        if not cut.keys:
+            self._do_lane(writer, number, cut, worker)
+            return
+        lanes = self._work.lanes if cut.keys >= self._work.lanes * KEYS_IN_A_LANE else 1
+        slowest = (0.0, 0)
+        for lane in range(lanes):
+            if lane:
+                with self._cutting:
+                    number = self._take_number()
+            whole = replace(cut, lane=lane, lanes=lanes)
+            slowest = max(slowest, (self._do_lane(writer, number, whole, worker), whole.meant))
             if self._stop.is_set():
                 return
+        # The first lane takes longer than the others. Were each to be learnt from, the size would go up and down.
+        seconds, keys = slowest
+        if seconds:
+            with self._cutting:
+                self._size.took(keys, seconds)
+
+    def _do_lane(self, writer: ChunkWriter, number: int, whole: Cut, worker: str) -> float:
+        """Do a range's lane, in smaller chunks when it does not fit into the time.
+
+        Return the seconds that it took in one chunk, 0 when it was not one; from others the size has learnt here.
+        """
+        cut = whole if whole.keys else self._within(whole)
+        tries, seconds = 0, 0.0
+        while not self._stop.is_set():
             started = clock.ticks()
             try:
                 chunk = writer.write(number, cut, worker)
             except ChunkTooSlow as error:
                 tries += 1
                 self._give_way(cut, tries, error)
-                cut = self._within(Cut(cut.after, whole.until, 0, last=False))
+                cut = self._within(replace(whole, after=cut.after))
                 continue
-            tries = 0
-            with self._cutting:
-                self._size.took(cut.keys, clock.ticks() - started)
+            tries, took = 0, clock.ticks() - started
+            if cut is whole:
+                seconds = took
+            else:
+                with self._cutting:
+                    self._size.took(cut.meant, took)
             with self._reporting:
                 self._report(chunk)
             if self._pause:
                 self._stop.wait(self._pause)
             if cut.until == whole.until:
-                return
+                break
             with self._cutting:
                 number = self._take_number()
-            cut = self._within(Cut(cut.until, whole.until, 0, last=False))
+            cut = self._within(replace(whole, after=cut.until))
+        return seconds
 
     def _within(self, rest: Cut) -> Cut:
         with self._cutting:
-            size = self._size.size
+            # Down to a single key, whichever lane it is in: a row that cannot be written shall stand alone.
+            size = self._size.size * (rest.lanes if self._size.size > 1 else 1)
             cut = self._work.cut(rest.after, size, rest.until)
         if cut is None:
-            return Cut(rest.after, rest.until, 0, last=True)
+            return replace(rest, keys=0, last=True)
         # The last piece ends where the range ends, so that the chain of done chunks has no hole.
-        return Cut(cut.after, rest.until, cut.keys, last=True) if cut.keys < size else cut
+        until = rest.until if cut.keys < size else cut.until
+        return replace(rest, until=until, keys=cut.keys, last=cut.keys < size, shares=cut.shares)
 
     def _give_way(self, cut: Cut, tries: int, error: Exception) -> None:
         with self._cutting:
-            self._size.too_slow(cut.keys or 1)
+            self._size.too_slow(cut.meant or 1)
         if clock.ticks() > self._deadline:
             raise LockNotGranted(
                 f"a chunk could not be written within {duration(self._patience)}: {error}",
@@ -151,4 +183,3 @@ class Walk:
                 hint="look at the triggers and foreign keys of the table",
             )
         self._stop.wait(min(0.05 * tries, 1.0))
-

@@ -61,7 +61,7 @@ def run(
     parts: Parts,
     plan_name: str,
     environment: str,
-    options: Options = Options(),  # noqa: B008  frozen
+    options: Options = Options(),
     watch: Watch = nobody,
 ) -> Outcome:
     """Run a stored plan in an environment, or go on where an earlier run stopped.
@@ -83,8 +83,7 @@ def run(
             )
         execution_id, fresh = _choose(session, plan_row, env_row.id, earlier)
         if execution_id is None:
-            assert earlier is not None
-            return Outcome(earlier.id, nothing_to_do=True)
+            return Outcome(earlier.id if earlier else "", nothing_to_do=True)
     _drive(
         store, settings, parts, plan, execution_id, url, options, watch, direction=FORWARD, create=(environment, fresh)
     )
@@ -113,7 +112,7 @@ def rollback(
     settings: Settings,
     parts: Parts,
     execution: str | None,
-    options: Options = Options(),  # noqa: B008  frozen
+    options: Options = Options(),
     watch: Watch = nobody,
 ) -> Outcome:
     """Undo an execution's steps, last first. Raises Blocked when its rollback window is over."""
@@ -210,7 +209,9 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
 
 def driven(row: ExecutionRow) -> bool:
     """Return whether a process shows signs of life for this execution."""
-    return row.lease_owner is not None and row.heartbeat_at is not None and clock.now() - row.heartbeat_at < SILENT_AFTER
+    return (
+        row.lease_owner is not None and row.heartbeat_at is not None and clock.now() - row.heartbeat_at < SILENT_AFTER
+    )
 
 
 def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
@@ -287,7 +288,9 @@ def latest(session: Session, *, limit: int = 20) -> Sequence[ExecutionRow]:
 
     from segue.store.tables.executions import ExecutionRow
 
-    return session.scalars(select(ExecutionRow).order_by(ExecutionRow.started_at.desc().nulls_first()).limit(limit)).all()
+    return session.scalars(
+        select(ExecutionRow).order_by(ExecutionRow.started_at.desc().nulls_first()).limit(limit)
+    ).all()
 
 
 def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -346,7 +349,7 @@ def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
             )
     if deployment == "scheduled":
         raise Blocked(
-            "this environment is deployed on schedule, which needs a worker and windows that this version does not have",
+            "this environment is deployed on schedule, which needs workers and windows that this version lacks",
             hint="set its deployment type to manual with `segue env add --replace`",
         )
 
@@ -560,5 +563,10 @@ def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, env
             action="pending",
             subject="migration_executions",
             subject_id=execution,
-            detail={"plan": plan.plan, "environment": environment, "plan_hash": planfile.digest(plan), "number": number},
+            detail={
+                "plan": plan.plan,
+                "environment": environment,
+                "plan_hash": planfile.digest(plan),
+                "number": number,
+            },
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from segue.errors import InvalidInput
 from segue.model.plans import PlanModel, Seconds, StepFields
 from segue.ports import FORWARD, BackfillSpec, Chunk, Database, Observed, StepRun
 from segue.rows.chunks import ChunkSize, Remainder
@@ -73,15 +74,22 @@ class BackfillStep:
         return params.irreversible
 
     def problems(self, params: BackfillParams, database: Database) -> list[str]:
-        """Return which piece of SQL smuggles in more than an expression."""
+        """Return which piece of SQL smuggles in more than an expression; a syntax error is raised with its place."""
+        self.statements(params, database)
+        self.reverse(params, database)
         found = []
-        for name, statements in (("set", self.statements(params, database)), ("reverse", self.reverse(params, database))):
-            if len(statements) > 1 or any(not statement.verb.startswith("UPDATE") for statement in statements):
-                found.append(f"`{name}` and `where` must be expressions, not statements")
+        specs = [("set", params.set, params.where)]
+        if params.reverse != "nothing":
+            specs.append(("reverse", params.reverse.set, params.reverse.where))
+        for field, assignments, where in specs:
+            # Each by itself: a parenthesis too many in a filter would step out of the range of keys beside it.
+            pieces = [*assignments.values(), *([where] if where is not None else [])]
+            if not all(_is_expression(piece, database) for piece in pieces):
+                found.append(f"`{field}` and `where` must be expressions, not statements")
         return found
 
     def check(self, run: StepRun) -> None:
-        """What is wrong shows when the backfill is prepared, before anything is written."""
+        """Leave it to the preparation, which finds what is wrong before anything is written."""
 
     def run(self, run: StepRun) -> None:
         """Walk the table and fill the columns."""
@@ -147,10 +155,28 @@ class BackfillStep:
         record.finish()
 
 
+def _is_expression(text: str, database: Database) -> bool:
+    """Return whether a text stands for one value, by itself and wherever it is put in parentheses."""
+    if text.strip().upper() == "DEFAULT":
+        return True
+    try:
+        # Parsed, never run. The first finds what closes more parentheses than it opens, the second what is a list.
+        alone = database.statements(f"SELECT\n{text}")
+        database.statements(f"SELECT CAST(\n{text}\nAS text)")
+    except InvalidInput:
+        return False
+    return len(alone) == 1
+
+
 def _update(table: str, assignments: dict[str, str], where: str | None) -> str:
     """Return the statement for parsing and prediction; what runs is composed by the database with quoted names."""
-    written = ", ".join(f'"{name}" = {expression}' for name, expression in assignments.items())
-    return f"UPDATE {table} SET {written}" + (f" WHERE ({where})" if where else "")  # noqa: S608
+    written = ",\n".join(f"{_quoted(name)} = {expression}" for name, expression in assignments.items())
+    return f"UPDATE {table} SET {written}" + (f"\nWHERE (\n{where}\n)" if where else "")  # noqa: S608
+
+
+def _quoted(name: str) -> str:
+    """Return a column's name in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 STEP: Any = BackfillStep()

@@ -68,9 +68,10 @@ class SqlStep:
         alone = [statement.verb for statement in statements if not statement.transactional]
         if params.transaction and alone:
             found.append(f"{alone[0]} cannot run in a transaction; put it in a step of its own")
-        if isinstance(params.reverse, list) and len(params.reverse) != len(self._groups(params, statements)):
+        count = len(self._groups(params, statements))
+        if isinstance(params.reverse, list) and len(params.reverse) != count:
             found.append(
-                f"`reverse` lists {len(params.reverse)} entries for {len(self._groups(params, statements))} statements; "
+                f"`reverse` lists {len(params.reverse)} entries for {count} statements; "
                 "give one for each, in the same order"
             )
         if len(statements) > 1 and not params.transaction and isinstance(params.reverse, str):
@@ -119,7 +120,7 @@ class SqlStep:
             run.do(part, group)
 
     def _settle(self, run: StepRun, part: int, group: Sequence[Statement]) -> None:
-        """A statement that was begun and not recorded as done: finish it, so that its reverse has something to undo."""
+        """Finish a statement that was begun and not recorded as done, so that its reverse has something to undo."""
         run.note(f"finishing {group[0].verb}, which was interrupted, before it is undone")
         try:
             run.target.apply(run.key(part, FORWARD), group, run.patience, run.note)
@@ -159,4 +160,3 @@ class SqlStep:
 
 
 STEP: Any = SqlStep()
-

@@ -52,11 +52,11 @@ class ValidateStep:
         return database.statements(params.query)
 
     def reverse(self, params: ValidateParams, database: Database) -> list[Statement]:
-        """A question needs no undo."""
+        """Return nothing: a question needs no undo."""
         return []
 
     def irreversible(self, params: ValidateParams) -> str | None:
-        """A question can always be taken back."""
+        """Return None: a question can always be taken back."""
         return None
 
     def problems(self, params: ValidateParams, database: Database) -> list[str]:

@@ -38,6 +38,8 @@ create table if not exists segue.chunk (
     number integer not null,
     after text[],
     until text[],
+    lane smallint not null default 0,
+    lanes smallint not null default 1,
     keys bigint not null,
     rows bigint not null,
     milliseconds integer not null,
