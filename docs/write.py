@@ -37,9 +37,7 @@ class Block:
 
 def tour(text: str) -> list[Block]:
     """Return the tour's blocks in the order of the text."""
-    return [
-        Block(found["script"], int(found["code"] or 0), found["output"] or "") for found in _BLOCK.finditer(text)
-    ]
+    return [Block(found["script"], int(found["code"] or 0), found["output"] or "") for found in _BLOCK.finditer(text)]
 
 
 def walk(blocks: list[Block], environ: Mapping[str, str], timeout: float) -> list[Block]:
