@@ -92,7 +92,8 @@ class Walk:
             if self._gaps:
                 # A gap is one worker's: its pieces must chain up to where the next done chunk begins.
                 return self._take_number(), self._gaps.pop(0)
-            size = self._size.size * self._work.lanes
+            # Small batches go without lanes, and are no larger for that than they may be.
+            size = self._size.size * (self._work.lanes if self._size.size >= KEYS_IN_A_LANE else 1)
             cut = self._work.cut(self._after, size) if self._open_end else None
             if cut is None:
                 return None

@@ -170,7 +170,7 @@ def _is_expression(text: str, database: Database) -> bool:
 
 def _update(table: str, assignments: dict[str, str], where: str | None) -> str:
     """Return the statement for parsing and prediction; what runs is composed by the database with quoted names."""
-    written = ",\n".join(f"{_quoted(name)} = {expression}" for name, expression in assignments.items())
+    written = "\n, ".join(f"{_quoted(name)} = {expression}" for name, expression in assignments.items())
     return f"UPDATE {table} SET {written}" + (f"\nWHERE (\n{where}\n)" if where else "")  # noqa: S608
 
 

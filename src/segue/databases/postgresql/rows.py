@@ -143,7 +143,9 @@ class Backfill:
                 [self.spec.table],
             ).fetchone()
         except psycopg.Error:
-            row = None
+            if self._connection.closed:
+                raise
+            row = None  # not a name at all
         if row is None:
             raise StepFailed(
                 f'there is no table "{self.spec.table}" to backfill',
@@ -189,15 +191,23 @@ class Backfill:
         would run after the application for ever.
         """
         settled = {
-            direction: (tuple(end) if end else None, int(lanes))
-            for direction, end, lanes in self._connection.execute(
-                "select direction, detail -> 'end', detail -> 'lanes' from segue.history "
+            direction: (tuple(end) if end else None, int(lanes), tuple(key))
+            for direction, end, lanes, key in self._connection.execute(
+                "select direction, detail -> 'end', detail -> 'lanes', detail -> 'key' from segue.history "
                 "where execution = %s and step = %s and part = -1",
                 [self.effect.execution, self.effect.step],
             )
         }
+        for _, _, key in settled.values():
+            if key != self.key:
+                raise StepFailed(
+                    f'the key of "{self.spec.table}" is ({", ".join(self.key)}), and was ({", ".join(key)}) when the '
+                    "backfill began",
+                    hint="what is done was cut along the old key; give the table that key again",
+                )
         if self.effect.direction in settled:
-            return settled[self.effect.direction]
+            end, lanes, _ = settled[self.effect.direction]
+            return end, lanes
         # An undo goes where the work has been, lane by lane.
         lanes = settled[FORWARD][1] if FORWARD in settled else self._choose_lanes()
         query = sql.SQL("select {} from {} as r order by {} limit 1").format(
@@ -312,7 +322,8 @@ class Backfill:
         return query
 
     def _build_update(self) -> Any:
-        assignments = sql.SQL(", ").join(
+        # A line of its own for each expression: a comment at its end must not swallow what comes after it.
+        assignments = sql.SQL("\n, ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))
             for name, expression in self.spec.assignments.items()
         )
@@ -324,7 +335,7 @@ class Backfill:
                 condition += sql.SQL(" and {} = {}").format(self._lane(self._name, cut.lanes), sql.Literal(cut.lane))
             if self.spec.where:
                 condition += sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))
-            return sql.SQL("update {} set {} where {}").format(self.table, assignments, condition)
+            return sql.SQL("update {} set {}\nwhere {}").format(self.table, assignments, condition)
 
         return query
 
@@ -332,17 +343,18 @@ class Backfill:
 
     def estimate(self) -> int:
         """Return about how many rows there are."""
-        row = self._connection.execute(
-            "select greatest(sum(c.reltuples), 0)::bigint from pg_catalog.pg_partition_tree(%s::regclass) as t "
-            "join pg_catalog.pg_class as c on c.oid = t.relid where t.isleaf",
-            [self._regclass],
-        ).fetchone()
-        if row is None or row[0] is None:
+        with self._telling(self._connection):
             row = self._connection.execute(
-                "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class where oid = %s::regclass",
+                "select greatest(sum(c.reltuples), 0)::bigint from pg_catalog.pg_partition_tree(%s::regclass) as t "
+                "join pg_catalog.pg_class as c on c.oid = t.relid where t.isleaf",
                 [self._regclass],
             ).fetchone()
-        return int(row[0]) if row and row[0] else 0
+            if row is None or row[0] is None:
+                row = self._connection.execute(
+                    "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class where oid = %s::regclass",
+                    [self._regclass],
+                ).fetchone()
+            return int(row[0]) if row and row[0] else 0
 
     def progress(self, direction: str | None = None) -> list[Chunk]:
         """Return the chunks that are done, in this direction or in another one, in key order."""
@@ -355,7 +367,8 @@ class Backfill:
             for place, (kind, collation) in enumerate(zip(self._types, self._collations, strict=True), 1)
         )
         query = sql.SQL(_PROGRESS + " order by after is not null, {}, lane").format(order)
-        return [_chunk(row) for row in self._connection.execute(query, fields)]
+        with self._telling(self._connection):
+            return [_chunk(row) for row in self._connection.execute(query, fields)]
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
         """Return the next range, found by a walk of `size` entries of the key's index."""
@@ -376,9 +389,19 @@ class Backfill:
         """Open one worker's session."""
         connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=_PINS)
         try:
-            yield _Writer(self, connection)
+            with self._telling(connection):
+                writer = _Writer(self, connection)
+            yield writer
         finally:
             connection.close()
+
+    @contextmanager
+    def _telling(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
+        """Let no error of the driver's leave: whoever drives the step goes on after a lost connection only."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self.lost(connection, error) from error
 
     def lost(self, connection: psycopg.Connection[Any], error: psycopg.Error) -> Exception:
         """Return the error to raise: unknown outcome when the connection is gone, else the server's refusal."""
