@@ -215,6 +215,12 @@ class Target(Protocol):
         """Bring about one effect once: all statements in one transaction, or one that must stand alone."""
         ...
 
+    def settle(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring an effect that was begun to done or to not there, whichever is nearer."""
+        ...
+
     def observe(self, key: EffectKey) -> Observed:
         """Look whether the effect took place."""
         ...
@@ -300,6 +306,10 @@ class StepRun(Protocol):
 
     def do(self, part: int, statements: Sequence[Statement]) -> None:
         """Bring about one effect of the step, once, however often it is called."""
+        ...
+
+    def settle(self, part: int, statements: Sequence[Statement]) -> None:
+        """Bring an effect of the way forward that was begun to done or to not there, whichever is nearer."""
         ...
 
     def boundary(self) -> None:

@@ -267,3 +267,45 @@ def test_killed_run_can_be_rolled_back_from_each_effect(matrix: Matrix) -> None:
         with psycopg.connect(matrix.server.url(name)) as connection:
             row = connection.execute("select count(*), sum(n) from account").fetchone()
         assert row == (3000, 0), (point, occurrence)
+
+
+# Whether it took effect cannot be looked up in the target's own catalog by the step: a person must say.
+UNTOLD = """
+plan: PLAN
+version: 1.0.0
+description: A statement outside transactions whose effect cannot be told
+steps:
+  - name: make
+    kind: sql
+    sql: CREATE DATABASE DATABASE_NAME
+    reverse: DROP DATABASE DATABASE_NAME
+"""
+
+
+@pytest.mark.parametrize(("point", "word"), [("effect-begun", "not-done"), ("effect-ran", "done")])
+def test_effect_that_cannot_be_told_waits_for_a_person(matrix: Matrix, point: str, word: str) -> None:
+    name, made, plan = matrix.target(), f"crash_made_{secrets.token_hex(4)}", f"untold-{word}"
+    matrix.names.append(made)
+    path = matrix.plan.with_name(f"{plan}.yaml")
+    path.write_text(UNTOLD.replace("PLAN", plan).replace("DATABASE_NAME", made))
+    assert matrix.ask(["run", str(path), "--env", name], point)["status"] == -9
+    asked = matrix.ask(["run", plan, "--env", name])
+    assert asked["status"] == 5, asked["output"]
+    assert "--resolve" in asked["output"]
+    assert matrix.ask(["run", plan, "--env", name])["status"] == 5
+    told = matrix.ask(["run", plan, "--env", name, "--resolve", word])
+    assert told["status"] == 0, told["output"]
+    row = matrix.admin.execute("select count(*) from pg_database where datname = %s", [made]).fetchone()
+    assert row == (1,)
+
+
+def test_untold_effect_is_taken_back_on_a_persons_word(matrix: Matrix) -> None:
+    name, made = matrix.target(), f"crash_made_{secrets.token_hex(4)}"
+    path = matrix.plan.with_name("untold-back.yaml")
+    path.write_text(UNTOLD.replace("PLAN", "untold-back").replace("DATABASE_NAME", made))
+    assert matrix.ask(["run", str(path), "--env", name], "effect-ran")["status"] == -9
+    identity = status(matrix, name)["execution"]
+    assert matrix.ask(["rollback", identity])["status"] == 5
+    told = matrix.ask(["rollback", identity, "--resolve", "done"])
+    assert told["status"] == 0, told["output"]
+    assert matrix.admin.execute("select from pg_database where datname = %s", [made]).fetchone() is None

@@ -33,7 +33,7 @@ from segue.model.quantities import duration
 from segue.ports import BACKWARD, FORWARD, EffectKey, Observed, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from segue.engine.record import Record
     from segue.model.impact import Statement
@@ -98,11 +98,23 @@ class StepRun:
 
     def do(self, part: int, statements: Sequence[Statement]) -> None:
         """Bring about one effect, once."""
-        resolve, key = self._executor.work.resolve, self.key(part)
-        if resolve is not None and self.target.observe(key) is Observed.CANNOT_TELL:
+        self._told(self.target.apply, self.key(part), statements)
+
+    def settle(self, part: int, statements: Sequence[Statement]) -> None:
+        """Bring an effect of the way forward that was only begun to done or not there."""
+        self._told(self.target.settle, self.key(part, FORWARD), statements)
+
+    def _told(self, act: Callable[..., None], key: EffectKey, statements: Sequence[Statement]) -> None:
+        """Act; a person's word decides only where the target cannot tell."""
+        resolve = self._executor.work.resolve
+        try:
+            act(key, statements, self.patience, self.note)
+        except CannotTell:
+            if resolve is None:
+                raise
             self.target.resolve(key, resolve)
             self.note(f"taken as {resolve.value} on a person's word: {statements[0].verb}")
-        self.target.apply(key, statements, self.patience, self.note)
+            act(key, statements, self.patience, self.note)
 
     def boundary(self) -> None:
         """Stop here when somebody asks for it, or when the step's time is over."""

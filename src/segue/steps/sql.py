@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segue.errors import CannotTell, StepFailed
 from segue.model.plans import Seconds, StepFields
 from segue.ports import FORWARD, Database, Observed, StepRun
 
@@ -109,29 +108,15 @@ class SqlStep:
         groups = self._groups(params, self.statements(params, run.database))
         if not done:
             return
-        half = [part for part in range(len(groups)) if done.get(part) is Observed.CANNOT_TELL]
-        for part in half:
-            self._settle(run, part, groups[part])
+        for part, group in enumerate(groups):
+            if done.get(part) is Observed.CANNOT_TELL:
+                run.settle(part, group)
         done = run.target.parts(run.key(0).execution, params.name, FORWARD)
         for part, (undoes, group) in enumerate(self._undo_groups(params, run.database)):
-            if undoes is not None and done.get(undoes) is not Observed.DONE:
+            if done.get(undoes) is not Observed.DONE:
                 continue
             run.boundary()
             run.do(part, group)
-
-    def _settle(self, run: StepRun, part: int, group: Sequence[Statement]) -> None:
-        """Finish a statement that was begun and not recorded as done, so that its reverse has something to undo."""
-        run.note(f"finishing {group[0].verb}, which was interrupted, before it is undone")
-        try:
-            run.target.apply(run.key(part, FORWARD), group, run.patience, run.note)
-        except StepFailed:
-            # Refused: it is not there, and what it may have left was removed.
-            if run.target.observe(run.key(part, FORWARD)) is Observed.CANNOT_TELL:
-                raise CannotTell(
-                    f'whether "{group[0].verb}" of step "{run.params.name}" took effect cannot be seen on the target',
-                    hint="look at the target, then run the rollback again with `--resolve done` or "
-                    "`--resolve not-done`",
-                ) from None
 
     @staticmethod
     def _groups(params: SqlParams, statements: Sequence[Statement]) -> list[list[Statement]]:
@@ -139,17 +124,17 @@ class SqlStep:
             return [list(statements)]
         return [[statement] for statement in statements]
 
-    def _undo_groups(self, params: SqlParams, database: Database) -> list[tuple[int | None, list[Statement]]]:
-        """Return what an undo sends: which part it undoes (None: all of them), and the statements."""
+    def _undo_groups(self, params: SqlParams, database: Database) -> list[tuple[int, list[Statement]]]:
+        """Return what an undo sends: which part it undoes, and the statements."""
         if params.reverse is None:
             return []
         if isinstance(params.reverse, str):
             statements = database.statements(params.reverse)
             # One transaction when it can be: an undo that stops half-way helps nobody.
             if all(statement.transactional for statement in statements):
-                return [(None, statements)] if statements else []
-            return [(None, [statement]) for statement in statements]
-        groups: list[tuple[int | None, list[Statement]]] = []
+                return [(0, statements)] if statements else []
+            return [(0, [statement]) for statement in statements]
+        groups: list[tuple[int, list[Statement]]] = []
         for part in reversed(range(len(params.reverse))):
             statements = database.statements(params.reverse[part])
             if all(statement.transactional for statement in statements):

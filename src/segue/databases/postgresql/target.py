@@ -185,6 +185,30 @@ class PostgresTarget:
         history.finish(self._work, key)
         journal.point("effect-committed")
 
+    def settle(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring an effect that was begun to done or to not there, whichever is nearer: its undo must know which."""
+        self.alive()
+        try:
+            if history.state(self._work, key) != "begun":
+                return
+            (statement,) = statements
+            seen = concurrent.outcome(self._work, statement)
+            if seen is Observed.CANNOT_TELL:
+                raise cannot_tell(key, statement)
+            if seen is Observed.DONE:
+                history.finish(self._work, key)
+                return
+            check_fence(self._work, self.lease.execution, self.fence)
+            if self._clear_failure(statement):
+                note(f"{statement.verb} was interrupted; what it left was removed")
+                history.forget(self._work, key)
+                return
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+        self.apply(key, statements, patience, note)
+
     def _send_alone(self, statement: Statement, patience: Patience, note: Callable[[str], None]) -> None:
         """Send a statement outside a transaction; the session's time-outs are as before afterwards."""
         deadline = clock.ticks() + patience.work
