@@ -154,7 +154,9 @@ def value(url: str, query: str, *parameters: Any) -> Any:
 
 def run_sql(url: str, *commands: str) -> None:
     """Run commands in a session of their own, each by itself."""
+    # The tests' superuser is called like Segue's schema, and "$user" stands first in every default search_path.
     with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET search_path = public")
         for command in commands:
             connection.execute(command.encode())
 

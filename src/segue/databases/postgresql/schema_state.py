@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 _LIMIT = 20
 
+# Effects that the recorded schema may lack: done after it, or begun by this execution and perhaps done since. Parts
+# below zero are records of chunked work, which changes rows only.
+_UNRECORDED = b"""
+select exists (
+    select from segue.history as h, segue.schema_state as s
+    where s.schema = %(schema)s and h.part >= 0
+        and (
+            h.fingerprint_after is null and coalesce(h.done_at, h.begun_at) > s.at
+            or h.state = 'begun' and h.execution = %(execution)s
+        )
+)
+"""
+
 
 def read(connection: psycopg.Connection[Any], schema: str) -> dict[str, str]:
     """Return every object of the schema with a digest of its definition."""
@@ -35,13 +48,13 @@ def remember(connection: psycopg.Connection[Any], schema: str, key: EffectKey | 
         row = connection.execute(
             "select fingerprint from segue.schema_state where schema = %s for update", [schema]
         ).fetchone()
-        if row is None or row[0] != now:
-            connection.execute(
-                "insert into segue.schema_state (schema, fingerprint, objects, execution) values (%s, %s, %s, %s) "
-                "on conflict (schema) do update set fingerprint = excluded.fingerprint, objects = excluded.objects, "
-                "execution = excluded.execution, at = clock_timestamp()",
-                [schema, now, json.dumps(objects), execution],
-            )
+        # Written also when nothing changed: the time says which effects are in it.
+        connection.execute(
+            "insert into segue.schema_state (schema, fingerprint, objects, execution) values (%s, %s, %s, %s) "
+            "on conflict (schema) do update set fingerprint = excluded.fingerprint, objects = excluded.objects, "
+            "execution = excluded.execution, at = clock_timestamp()",
+            [schema, now, json.dumps(objects), execution],
+        )
         if key is not None:
             connection.execute(
                 "update segue.history set fingerprint_before = %s, fingerprint_after = %s "
@@ -51,11 +64,12 @@ def remember(connection: psycopg.Connection[Any], schema: str, key: EffectKey | 
     return now
 
 
-def drift(connection: psycopg.Connection[Any], schema: str) -> Drift | None:
+def drift(connection: psycopg.Connection[Any], schema: str, execution: str) -> Drift | None:
     """Compare the schema with what Segue last left; None when equal, never seen, or not to be told.
 
     Not to be told: a process died between an effect and the record of the schema it left. What the effect changed
-    and what somebody else changed in that moment cannot be told apart, so the effect's own step decides.
+    and what somebody else changed in that moment cannot be told apart, so the effect's own step decides. Only until
+    the next record: an execution that was broken off and left alone must not hide drift for ever.
     """
     row = connection.execute(
         "select fingerprint, objects, at::text from segue.schema_state where schema = %s", [schema]
@@ -65,8 +79,8 @@ def drift(connection: psycopg.Connection[Any], schema: str) -> Drift | None:
     objects = read(connection, schema)
     if fingerprint(objects) == row[0]:
         return None
-    begun = connection.execute("select exists (select from segue.history where fingerprint_after is null)").fetchone()
-    if begun and begun[0]:
+    unrecorded = connection.execute(_UNRECORDED, {"schema": schema, "execution": execution}).fetchone()
+    if unrecorded and unrecorded[0]:
         return None
     return Drift(since=row[2], changes=differences(row[1], objects))
 

@@ -320,7 +320,7 @@ class PostgresTarget:
 
     def drift(self, schema: str) -> Drift | None:
         """Return what somebody else changed since Segue last left the schema."""
-        return self._looking(lambda: schema_state.drift(self._look, schema))
+        return self._looking(lambda: schema_state.drift(self._look, schema, self.lease.execution))
 
     def remember(self, schema: str, key: EffectKey | None) -> str:
         """Record the schema as Segue leaves it."""

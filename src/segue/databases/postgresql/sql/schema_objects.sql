@@ -6,7 +6,7 @@ with space as (
 
 relations as (
     select c.oid, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relpartbound, c.reloptions,
-        c.relpersistence, c.relreplident
+        c.relpersistence, c.relreplident, c.relowner
     from pg_catalog.pg_class as c
     inner join space on c.relnamespace = space.oid
     where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
@@ -17,11 +17,16 @@ select
         when 'v' then 'view ' when 'm' then 'materialized view ' when 'S' then 'sequence ' else 'table '
     end || r.relname as object,
     md5(concat_ws(
-        '|', r.relkind, r.relpersistence, r.relrowsecurity, r.relforcerowsecurity, r.relreplident,
+        '|', r.relkind, r.relpersistence, pg_catalog.pg_get_userbyid(r.relowner), r.relrowsecurity, r.relforcerowsecurity, r.relreplident,
         pg_catalog.pg_get_expr(r.relpartbound, r.oid), array_to_string(r.reloptions, ','),
         case when r.relkind in ('v', 'm') then pg_catalog.pg_get_viewdef(r.oid) end,
         (select string_agg(i.inhparent::regclass::text, ',' order by i.inhparent)
-            from pg_catalog.pg_inherits as i where i.inhrelid = r.oid)
+            from pg_catalog.pg_inherits as i where i.inhrelid = r.oid),
+        (select concat_ws(
+                ',', pg_catalog.format_type(q.seqtypid, null), q.seqstart, q.seqincrement, q.seqmax, q.seqmin,
+                q.seqcache, q.seqcycle
+            ) from pg_catalog.pg_sequence as q where q.seqrelid = r.oid),
+        (select pg_catalog.pg_get_partkeydef(r.oid) where r.relkind = 'p')
     )) as digest
 from relations as r
 union all
@@ -57,6 +62,18 @@ from relations as r
 inner join pg_catalog.pg_trigger as t on r.oid = t.tgrelid and not t.tgisinternal
 union all
 select
+    'rule ' || u.rulename || ' on ' || r.relname,
+    md5(concat_ws('|', pg_catalog.pg_get_ruledef(u.oid), u.ev_enabled))
+from relations as r
+inner join pg_catalog.pg_rewrite as u on r.oid = u.ev_class and u.rulename <> '_RETURN'
+union all
+select
+    'statistics ' || x.stxname,
+    md5(pg_catalog.pg_get_statisticsobjdef(x.oid))
+from pg_catalog.pg_statistic_ext as x
+inner join space on x.stxnamespace = space.oid
+union all
+select
     'policy ' || p.polname || ' on ' || r.relname,
     md5(concat_ws(
         '|', p.polcmd, p.polpermissive, array_to_string(p.polroles, ','),
@@ -78,8 +95,14 @@ select
         (select string_agg(e.enumlabel, ',' order by e.enumsortorder)
             from pg_catalog.pg_enum as e where e.enumtypid = t.oid),
         (select string_agg(pg_catalog.pg_get_constraintdef(c.oid), ',' order by c.conname)
-            from pg_catalog.pg_constraint as c where c.contypid = t.oid)
+            from pg_catalog.pg_constraint as c where c.contypid = t.oid),
+        (select string_agg(
+                a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ',' order by a.attnum
+            ) from pg_catalog.pg_attribute as a
+            where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped),
+        (select pg_catalog.format_type(g.rngsubtype, null) from pg_catalog.pg_range as g where g.rngtypid = t.oid)
     ))
 from pg_catalog.pg_type as t
 inner join space on t.typnamespace = space.oid
-where t.typtype in ('e', 'd', 'r')
+left join pg_catalog.pg_class as k on t.typrelid = k.oid
+where t.typtype in ('e', 'd', 'r') or k.relkind = 'c'
