@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,17 @@ def test_the_tour_goes_as_the_readme_says(reader: dict[str, str]) -> None:
     assert len(blocks) > 8
     for told, real in zip(blocks, went, strict=True):
         assert real.code == told.code, f"{real.script}\n{real.output}"
+    for told, real in zip(merged(blocks), merged(went), strict=True):
         assert stable(real.output) == stable(told.output), real.script
+
+
+def merged(blocks: list[Any]) -> list[Any]:
+    """Return the blocks, a killed run and the one that goes on as one: how far the first came is a matter of speed."""
+    found: list[Any] = []
+    for block in blocks:
+        before = found.pop().output.replace("Killed\n", "") if found and found[-1].code == 137 else ""
+        found.append(replace(block, output=before + block.output))
+    return found
 
 
 def test_the_readme_shows_the_plan_as_it_is() -> None:
