@@ -103,11 +103,15 @@ class _Stage:
     def time(self, contender: str, number: int) -> Timing:
         """See `benchmarks._rounds.Stage`."""
         with self.server.copy(f"round_{number}", ["orders"]) as url:
-            before = self.server.wal_position()
+            size, before = _size(url), self.server.wal_position()
             timing = {"segue": self._segue, "plain_loop": _plain_loop, "one_update": _one_update}[contender](url, number)
             wal = self.server.wal_position() - before
             _check(url, contender)
-        return Timing(timing.seconds, {**timing.values, f"wal_bytes_{contender}": wal})
+            growth = _size(url) / size
+        return Timing(
+            timing.seconds,
+            {**timing.values, f"wal_bytes_{contender}": wal, f"table_growth_{contender}": growth},
+        )
 
     def beside(self, number: int) -> Mapping[str, float]:
         """Measure what Segue costs when there is nothing to write but one row."""
@@ -182,6 +186,13 @@ def _one_update(url: str, number: int) -> Timing:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(ONE_UPDATE.encode())
     return Timing(time.perf_counter() - began)
+
+
+def _size(url: str) -> int:
+    """Return the bytes of the table with its indexes."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row: Any = connection.execute("select pg_total_relation_size('orders')").fetchone()
+    return int(row[0])
 
 
 def _check(url: str, contender: str) -> None:
