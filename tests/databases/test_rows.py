@@ -222,6 +222,19 @@ def test_every_row_is_written_once_while_sessions_die(database: str, open_target
     assert counted(database) == {1: total}
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_every_row_is_written_once_in_lanes_while_sessions_die(database: str, open_target: Open, seed: int) -> None:
+    keys = (
+        "SELECT 'k' || (n * 7919) % 2000 FROM generate_series(1, 1999) n" if seed else "SELECT generate_series(1, 2000)"
+    )
+    make(database, Shape(f"(id {'text' if seed else 'bigint'} PRIMARY KEY, n int DEFAULT 0)", keys))
+    total = value(database, "SELECT count(*) FROM t")
+    fields = {"set": ONCE, "batch": {"size": 16, "max": 24}, "workers": 3, "pause": 0.001}
+    fill_in_a_storm(open_target(database), database, seed, "t", **fields)
+    assert value(database, "SELECT max(lanes) FROM segue.chunk") > 1
+    assert counted(database) == {1: total}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_larger_table_in_a_longer_storm(database: str, open_target: Open, seed: int) -> None:

@@ -49,10 +49,10 @@ class Proxy:
             while data := source.recv(65536):
                 if towards_server and self.cut_on is not None and self.cut_on in data and not self._let_by():
                     # Only the answer is lost: the server has the whole message.
+                    self.cuts += 1
                     source.shutdown(socket.SHUT_RDWR)
                     source.close()
                     sink.sendall(data)
-                    self.cuts += 1
                     return
                 sink.sendall(data)
         with contextlib.suppress(OSError):
@@ -179,6 +179,25 @@ def _work_until_done(work: Callable[[], Any], recover: Callable[[], Any]) -> int
         else:
             return lost
     raise AssertionError("it does not come to an end")
+
+
+def test_sessions_that_end_while_the_target_is_reached_again_do_no_harm(database: str, open_target: Open) -> None:
+    target = open_target(database)
+    ending = threading.Event()
+
+    def end() -> None:
+        while not ending.wait(0.03):
+            terminate(database)
+
+    storm = threading.Thread(target=end)
+    terminate(database)
+    storm.start()
+    threading.Timer(1.0, ending.set).start()
+    target.recover(20)
+    ending.set()
+    storm.join()
+    _work_until_done(lambda: apply(target, "CREATE TABLE t (id int)"), lambda: target.recover(20))
+    assert value(database, "SELECT to_regclass('t') IS NOT NULL")
 
 
 def test_an_effect_is_the_executions_own(database: str, open_target: Open) -> None:

@@ -41,6 +41,15 @@ class Lease:
         self._connection = self._open()
         try:
             self._take(wait)
+        except psycopg.errors.InsufficientPrivilege as error:
+            owner = self._support_owner()
+            self._connection.close()
+            if owner is None:
+                raise explain(error, place(url)) from error
+            raise PrivilegeMissing(
+                f'the schema "segue" in {place(url)} belongs to role "{owner}", and this role may not use it',
+                hint=f'give the environment a URL with the role "{owner}"; one role does all of Segue\'s work in a database',
+            ) from error
         except psycopg.Error as error:
             self._connection.close()
             raise explain(error, place(url)) from error
@@ -89,9 +98,17 @@ class Lease:
                         raise explain(error, place(self._url)) from error
                     raise
                 clock.sleep(pause)
+            except psycopg.Error as error:
+                self._connection.close()
+                raise explain(error, place(self._url)) from error
         self._lost = None
         self._stop = threading.Event()
         self._start_beating()
+
+    def _support_owner(self) -> str | None:
+        return self._value(
+            "select pg_catalog.pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'segue'"
+        )
 
     # -- taking it
 

@@ -14,7 +14,7 @@ from segue.databases.postgresql.lease import Lease, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
 from segue.databases.postgresql.rows import Backfill
 from segue.engine import journal
-from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed
+from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed, TargetUnreachable
 from segue.model.impact import Duration, Lock, Statement
 from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
 
@@ -63,9 +63,19 @@ class PostgresTarget:
 
     def recover(self, patience: float) -> None:
         """Reach the target again under the same lease."""
-        self._close_all()
-        self.lease.recover(patience)
-        self._open_all()
+        deadline = clock.ticks() + patience
+        while True:
+            self._close_all()
+            try:
+                self.lease.recover(max(0.0, deadline - clock.ticks()))
+                self._open_all()
+            except TargetUnreachable:
+                # It may go away again while it is reached again: a server that restarts does so more than once.
+                if clock.ticks() > deadline:
+                    raise
+                clock.sleep(0.2)
+            else:
+                return
 
     def close(self) -> None:
         """Give the lease back."""
@@ -295,7 +305,6 @@ class PostgresTarget:
 
     def sample(self) -> Sample:
         """Take a look at the target."""
-
         try:
             began = clock.ticks()
             self._eye.execute("select 1")
@@ -354,6 +363,8 @@ def explain_statement(error: psycopg.Error, statement: Statement, *, left: bool 
         details=[" ".join(statement.sql.split())[:200], *detail],
         hint="something of it is left behind, which the next run takes up; correct the cause and run again"
         if left
+        else "Segue works as the tables' owner, with CREATE on their schemas; grant what is missing and run again"
+        if isinstance(error, psycopg.errors.InsufficientPrivilege)
         else "nothing of this statement took effect; correct the cause and run again",
     )
 
