@@ -363,13 +363,15 @@ class Executor:
         for step in reversed(self.work.steps):
             if backward[step.number].status == StepRunStatus.COMPLETED:
                 continue
-            nothing = forward[step.number].status in (StepRunStatus.PENDING, StepRunStatus.SKIPPED)
-            if nothing or not step.kind.effects:
+            was = forward[step.number].status
+            if was in (StepRunStatus.PENDING, StepRunStatus.SKIPPED) or not step.kind.effects:
+                if was not in (StepRunStatus.PENDING, StepRunStatus.UNDONE):
+                    self.record.step(step.number, FORWARD, StepRunStatus.UNDONE)
                 if backward[step.number].status != StepRunStatus.SKIPPED:
                     self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
                 continue
             self.control.boundary()
-            self._undo_step(step, forward[step.number].status)
+            self._undo_step(step, was)
 
     def _undo_step(self, step: PlannedStep, was: str) -> None:
         name = step.params.name

@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
@@ -209,9 +210,9 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
 
 def driven(row: ExecutionRow) -> bool:
     """Return whether a process shows signs of life for this execution."""
-    return (
-        row.lease_owner is not None and row.heartbeat_at is not None and clock.now() - row.heartbeat_at < SILENT_AFTER
-    )
+    if row.lease_owner is None or row.heartbeat_at is None or clock.now() - row.heartbeat_at >= SILENT_AFTER:
+        return False
+    return not _dead_here(row.lease_owner)
 
 
 def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
@@ -422,7 +423,7 @@ def _choose(
 def _refuse_driven(row: ExecutionRow, verb: str) -> None:
     from segue.errors import Busy
 
-    if row.status == ExecutionStatus.RUNNING and driven(row) and not _dead_here(row.lease_owner or ""):
+    if row.status == ExecutionStatus.RUNNING and driven(row):
         raise Busy(
             f'execution {row.id} of "{row.plan.plan_name}" cannot be {verb}: {row.lease_owner} drives it',
             hint="`segue status` shows it, `segue pause` stops it",
@@ -440,7 +441,11 @@ def _dead_here(owner: str) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    try:
+        # A killed process whose parent has not asked for its end yet still has its number.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] in ("Z", "X")
+    except OSError:
+        return False
 
 
 def _refuse_later(session: Session, row: ExecutionRow) -> None:

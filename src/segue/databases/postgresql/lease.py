@@ -106,9 +106,10 @@ class Lease:
         self._start_beating()
 
     def _support_owner(self) -> str | None:
-        return self._value(
+        owner: str | None = self._value(
             "select pg_catalog.pg_get_userbyid(nspowner)::text from pg_catalog.pg_namespace where nspname = 'segue'"
         )
+        return owner
 
     # -- taking it
 

@@ -342,19 +342,15 @@ class Backfill:
     # -- walking
 
     def estimate(self) -> int:
-        """Return about how many rows there are."""
+        """Return about how many rows there are: the planner's guess, from the size that the table has now.
+
+        The statistics alone would say nothing for a table that was never analysed, or of its partitions.
+        """
         with self._telling(self._connection):
             row = self._connection.execute(
-                "select greatest(sum(c.reltuples), 0)::bigint from pg_catalog.pg_partition_tree(%s::regclass) as t "
-                "join pg_catalog.pg_class as c on c.oid = t.relid where t.isleaf",
-                [self._regclass],
+                sql.SQL("explain (format json) select from {}").format(self.table)
             ).fetchone()
-            if row is None or row[0] is None:
-                row = self._connection.execute(
-                    "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class where oid = %s::regclass",
-                    [self._regclass],
-                ).fetchone()
-            return int(row[0]) if row and row[0] else 0
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
     def progress(self, direction: str | None = None) -> list[Chunk]:
         """Return the chunks that are done, in this direction or in another one, in key order."""
