@@ -480,6 +480,39 @@ def test_transactions_in_conflicting_order_meet_no_deadlock(database: str, open_
     assert counted(database) == {1: 30000}
 
 
+@pytest.mark.parametrize("patient", [False, True])
+def test_of_two_that_wait_for_each_other_the_chunk_gives_way(
+    people: str, open_target: Open, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    """The application holds row 90 and wants row 1, the chunk holds row 1 and wants row 90.
+
+    A chunk that waited as long as it likes would make the application the victim: this test would notice.
+    """
+    if patient:
+        monkeypatch.setattr("segue.databases.postgresql.rows.CHUNK_OF_DEADLOCK_TIMEOUT", 10)
+        monkeypatch.setattr("segue.databases.postgresql.rows.ROW_WAIT_SECONDS", 5)
+    run_sql(
+        people,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE UPDATE OF n ON people FOR EACH ROW WHEN (new.id = 50) EXECUTE FUNCTION slow()",
+    )
+    target = open_target(people)
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    with psycopg.connect(people) as application:
+        application.execute("UPDATE people SET said = 'mine' WHERE id = 90")
+        running = Background(lambda: fill(target, "people", set=ONCE, batch={"size": 1000}))
+        until(lambda: value(people, asleep))
+        wants = "UPDATE people SET said = 'mine' WHERE id = 1"
+        if patient:
+            with pytest.raises(psycopg.errors.DeadlockDetected):
+                application.execute(wants)
+        else:
+            application.execute(wants)
+        application.rollback() if patient else application.commit()
+        running.result()
+    assert counted(people, "people") == {1: 100}
+
+
 def test_a_row_that_the_application_holds_is_waited_for_politely(people: str, open_target: Open) -> None:
     target = open_target(people)
     with session(people, "UPDATE people SET said = 'held' WHERE id = 42") as application:
