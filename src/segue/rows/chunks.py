@@ -61,7 +61,6 @@ class Remainder:
                 if chunk.lanes > 1 and chunk.lane != lane:
                     continue
                 if chunk.after != position:
-                    assert chunk.after is not None
                     gaps.append(Cut(position, chunk.after, 0, last=False, lane=lane, lanes=lanes))
                 position = chunk.until
             if lane == 0:

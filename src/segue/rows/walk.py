@@ -82,7 +82,7 @@ class Walk:
             with self._work.open() as writer:
                 while not self._stop.is_set() and (piece := self._next()) is not None:
                     self._do(writer, piece, name)
-        except BaseException as error:  # noqa: BLE001  handed to the caller's thread
+        except BaseException as error:  # handed to the caller's thread
             with self._reporting:
                 self._error = self._error or error
             self._stop.set()

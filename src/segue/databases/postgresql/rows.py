@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # The primary key, else the narrowest unique index over NOT NULL columns without expression or predicate. A key in
 # another collation than its index would be walked in another order than it is stored in.
 _KEY = """
-select array_agg(a.attname order by k.place), array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by k.place),
+select array_agg(a.attname order by k.place),
+    array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by k.place),
     array_agg(
         case when i.indcollation[k.place - 1] <> 0 then (
             select quote_ident(n.nspname) || '.' || quote_ident(o.collname)
@@ -243,7 +244,8 @@ class Backfill:
             if self._connection.closed:
                 raise
             raise StepFailed(
-                f'the backfill of "{self.spec.table}" is refused: {error.diag.message_primary} (SQLSTATE {error.sqlstate})',
+                f'the backfill of "{self.spec.table}" is refused: {error.diag.message_primary} '
+                f"(SQLSTATE {error.sqlstate})",
                 details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
                 + ([f"where {self.spec.where}"] if self.spec.where else []),
                 hint=error.diag.message_hint or "correct the expression and run again",
@@ -304,8 +306,8 @@ class Backfill:
 
         def query(after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int) -> sql.Composed:
             return sql.SQL(
-                "with p as materialized (select {names}, {lane} as lane from {table} as r where {range} order by {order} "
-                "limit {size}) select {text}, n.shares from (select * from p as r order by {down} limit 1) as r, "
+                "with p as materialized (select {names}, {lane} as lane from {table} as r where {range} "
+                "order by {order} limit {size}) select {text}, n.shares from (select * from p as r order by {down} limit 1) as r, "
                 "(select array[{shares}] as shares from p) as n"
             ).format(
                 text=self._key_text(),
@@ -420,7 +422,8 @@ class _Writer:
         ).fetchone()
         limit = (float(row[0]) if row else 1.0) * CHUNK_OF_DEADLOCK_TIMEOUT
         connection.execute(
-            "select pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false)",
+            "select pg_catalog.set_config('statement_timeout', %s, false), "
+            "pg_catalog.set_config('lock_timeout', %s, false)",
             [f"{round(limit * 1000)}ms", f"{round(min(ROW_WAIT_SECONDS, limit / 2) * 1000)}ms"],
         )
 
@@ -464,8 +467,9 @@ class _Writer:
                 hint="the chunk was rolled back; correct the rows or the expression and run again",
             ) from error
         journal.point("chunk-committed")
-        assert recorded is not None
-        return Chunk(number, cut.after, cut.until, cut.meant, rows, recorded[0], worker, cut.lane, cut.lanes)
+        return Chunk(
+            number, cut.after, cut.until, cut.meant, rows, recorded[0] if recorded else 0, worker, cut.lane, cut.lanes
+        )
 
     def recorded(self, number: int) -> Chunk | None:
         """Look whether a chunk is done."""

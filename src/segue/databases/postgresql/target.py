@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 
@@ -19,7 +21,9 @@ from segue.model.impact import Duration, Lock, Statement
 from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+    Rows = Generator[tuple[Any, ...], None, None]
 
 
 T = TypeVar("T")
@@ -296,10 +300,15 @@ class PostgresTarget:
             with self._work.transaction():
                 self._work.execute("set transaction read only")
                 set_local(self._work, "statement_timeout", timeout)
-                cursor = self._work.execute(sql.encode())
-                if cursor.description is None:
-                    raise StepFailed("the query returns no rows", hint="write a SELECT")
-                return [column.name for column in cursor.description], cursor.fetchmany(limit)
+                # Streamed: the rest of a large answer is cancelled on the server, and never held in memory here.
+                with self._work.cursor() as cursor, closing(cast("Rows", cursor.stream(sql.encode()))) as stream:
+                    try:
+                        rows = list(islice(stream, limit))
+                    except psycopg.ProgrammingError as error:
+                        if error.sqlstate is not None:
+                            raise
+                        raise StepFailed("the query returns no rows", hint="write a SELECT") from error
+                    return [column.name for column in cursor.description or ()], rows
 
         return self._working(ask)
 
@@ -316,8 +325,8 @@ class PostgresTarget:
             ).fetchone()
         except psycopg.Error as error:
             raise explain(error, place(self._url)) from error
-        assert row is not None
-        return Sample(round_trip_ms=took * 1000, lock_waiters=row[0], active=row[1], wal_bytes=row[2])
+        waiters, active, wal = row or (0, 0, 0)
+        return Sample(round_trip_ms=took * 1000, lock_waiters=waiters, active=active, wal_bytes=wal)
 
     # -- chunked work
 
