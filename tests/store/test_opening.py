@@ -8,13 +8,15 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from fix_targets import run_sql
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from segue.errors import Busy, ConfigurationError, ExitCode, SegueError, TargetUnreachable
 from segue.model.vocabulary import Level, Strategy
 from segue.settings import Settings
-from segue.store import Store, open_store
+from segue.store import Store, ledger, open_store
 from segue.store.tables.plans import PlanRow, StepRow
 
 NewPlan = Callable[..., PlanRow]
@@ -47,6 +49,25 @@ def test_the_embedded_store_opens_and_keeps_what_was_written(home: Path, new_pla
 
 def test_the_store_works_on_debians_postgresql(debian_database: str, tmp_path: Path) -> None:
     assert opened(debian_database, tmp_path) == "0001"
+
+
+def test_the_store_needs_no_superuser(ordinary: str, tmp_path: Path, new_plan: NewPlan) -> None:
+    with open_store(Settings(home=tmp_path, store=ordinary, key=None, user="ada")) as store:
+        with store.session() as session:
+            session.add(new_plan())
+            ledger.append(session, actor="ada", action="added", subject="plans", subject_id="p", detail={})
+        with store.session() as session:
+            assert ledger.verify(session) == []
+
+
+def test_a_default_that_skips_triggers_does_not_reach_the_store(store_url: str, tmp_path: Path) -> None:
+    name = conninfo_to_dict(store_url)["dbname"]
+    run_sql(store_url, f'ALTER DATABASE "{name}" SET session_replication_role = replica')
+    with (
+        open_store(Settings(home=tmp_path, store=store_url, key=None, user="ada")) as store,
+        store.session() as session,
+    ):
+        assert session.scalar(text("SHOW session_replication_role")) == "origin"
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 OLDEST_SERVER = 14
 
 # Whatever the role's or the database's defaults are. Timeouts off: a heartbeat must not fail because an administrator
-# limits statements for applications.
+# limits statements for applications. Only a superuser may set the last one, so it is touched only where it must be:
+# with "replica" the ledger could be changed unseen.
 _PINNED = """
     SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = pg_catalog; SET row_security = off;
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-    SET session_replication_role = DEFAULT
+    SELECT set_config('session_replication_role', 'origin', false)
+     WHERE current_setting('session_replication_role') <> 'origin'
 """
 
 # What the server says when it is there but the URL is wrong; it says so before it can give an SQLSTATE.
