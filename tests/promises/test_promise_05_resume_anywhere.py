@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_targets import Open, apply, fill, rows, run_sql, terminate, value
+from fix_targets import Background, Open, apply, fill, rows, run_sql, terminate, until, value
 from psycopg import conninfo
 
 from segue.engine import journal
@@ -101,6 +101,30 @@ def test_a_statement_whose_answer_was_lost_took_no_effect(any_database: str, pro
     target.recover(10)
     assert target.parts(target.lease.execution, "step", "forward") == {}
     apply(target, "UPDATE t SET n = n + 1")
+    assert rows(any_database, "SELECT n FROM t") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "DO $$ BEGIN UPDATE t SET n = n + 1; PERFORM pg_sleep(5); END $$",
+        "LOCK TABLE t IN ACCESS EXCLUSIVE MODE; UPDATE t SET n = n + (SELECT count(*) FROM pg_sleep(5))",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_session_that_is_ended_inside_a_statement_is_no_failed_step(
+    any_database: str, open_target: Open, command: str, whole: bool
+) -> None:
+    run_sql(any_database, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (0)")
+    target = open_target(any_database)
+    running = Background(lambda: apply(target, command, transaction=True))
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND application_name LIKE 'segue:%'"
+    until(lambda: value(any_database, asleep))
+    terminate(any_database, "segue:%" if whole else "segue:%:1")
+    with pytest.raises(TargetUnreachable):
+        running.result()
+    target.recover(10)
+    apply(target, command.replace("pg_sleep(5)", "pg_sleep(0)"), transaction=True)
     assert rows(any_database, "SELECT n FROM t") == [(1,)]
 
 

@@ -48,7 +48,8 @@ class Lease:
                 raise explain(error, place(url)) from error
             raise PrivilegeMissing(
                 f'the schema "segue" in {place(url)} belongs to role "{owner}", and this role may not use it',
-                hint=f'give the environment a URL with the role "{owner}"; one role does all of Segue\'s work in a database',
+                hint=f'give the environment a URL with the role "{owner}": '
+                "one role does all of Segue's work in a database",
             ) from error
         except psycopg.Error as error:
             self._connection.close()

@@ -307,7 +307,8 @@ class Backfill:
         def query(after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int) -> sql.Composed:
             return sql.SQL(
                 "with p as materialized (select {names}, {lane} as lane from {table} as r where {range} "
-                "order by {order} limit {size}) select {text}, n.shares from (select * from p as r order by {down} limit 1) as r, "
+                "order by {order} limit {size}) "
+                "select {text}, n.shares from (select * from p as r order by {down} limit 1) as r, "
                 "(select array[{shares}] as shares from p) as n"
             ).format(
                 text=self._key_text(),
