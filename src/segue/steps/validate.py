@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
-
 from segue.engine.expectation import meets
 from segue.errors import Differences
 from segue.model.plans import Expectation, StepFields
@@ -15,28 +13,10 @@ if TYPE_CHECKING:
     from segue.model.impact import Statement
 
 
-class ValidateParams(StepFields):
+class ValidateParams(Expectation, StepFields):
     """A query and the result it must give: exactly one of `scalar`, `row`, `rows`."""
 
     kind: Literal["validate"] = "validate"
-    query: str = Field(min_length=1, description="A SELECT that runs read-only on the target.")
-    scalar: Any = Field(default=None, description="The single value expected.")
-    row: list[Any] | None = Field(default=None, description="The single row expected, as a list.")
-    rows: list[list[Any]] | None = Field(default=None, description="All rows expected, in order, each a list.")
-    tolerance: float = Field(default=0.0, ge=0, le=1, description="Allowed relative difference of numbers.")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> ValidateParams:
-        given = [name for name in ("scalar", "row", "rows") if name in self.model_fields_set]
-        if len(given) != 1:
-            raise ValueError("an expected result is exactly one of scalar, row, rows")
-        return self
-
-    @property
-    def expectation(self) -> Expectation:
-        """Return query and result as one value."""
-        given = {name: getattr(self, name) for name in ("scalar", "row", "rows") if name in self.model_fields_set}
-        return Expectation(query=self.query, tolerance=self.tolerance, **given)
 
 
 class ValidateStep:
@@ -72,7 +52,7 @@ class ValidateStep:
     def run(self, run: StepRun) -> None:
         """Ask, compare, and raise Differences when the answer is another."""
         names, rows = run.target.query(run.params.query, run.patience.work)
-        answer = meets(run.params.expectation, rows)
+        answer = meets(run.params, rows)
         run.note(answer.said, validation=answer.as_json(run.params.query, names))
         if not answer.passed:
             raise Differences(
