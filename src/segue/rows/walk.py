@@ -167,8 +167,8 @@ class Walk:
         if cut is None:
             return replace(rest, keys=0, last=True)
         # The last piece ends where the range ends, so that the chain of done chunks has no hole.
-        until = rest.until if cut.keys < size else cut.until
-        return replace(rest, until=until, keys=cut.keys, last=cut.keys < size, shares=cut.shares)
+        until = rest.until if cut.last else cut.until
+        return replace(rest, until=until, keys=cut.keys, last=cut.last, shares=cut.shares)
 
     def _give_way(self, cut: Cut, tries: int, error: Exception) -> None:
         with self._cutting:

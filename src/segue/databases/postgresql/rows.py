@@ -130,7 +130,6 @@ class Backfill:
         self.key, self._types, self._collations = self._find_key()
         self._check_columns()
         self._end, self.lanes = self._begin()
-        self._cut_query = self._build_cut()
         self.update = self._build_update()
         self._check_update()
 
@@ -297,32 +296,28 @@ class Backfill:
         )
         return sql.SQL("(({}) & {})").format(hashes, sql.Literal(lanes - 1))
 
-    def _build_cut(self) -> Any:
-        names = sql.SQL(", ").join(sql.Identifier("r", name) for name in self.key)
-
-        shares = sql.SQL(", ").join(
-            sql.SQL("count(*) filter (where lane = {})").format(sql.Literal(lane)) for lane in range(self.lanes)
+    def _find_end(
+        self, after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int | None
+    ) -> tuple[str, ...] | None:
+        """Return the key at the `size`-th place after `after`, or with None the last; None when there is none."""
+        query = sql.SQL("select {} from {} as r where {} order by {} offset {} limit 1").format(
+            self._key_text(),
+            self.table,
+            self._range(after, until),
+            self._order(descending=size is None),
+            sql.Literal(0 if size is None else size - 1),
         )
+        row = self._connection.execute(query).fetchone()
+        return tuple(row) if row else None
 
-        def query(after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int) -> sql.Composed:
-            return sql.SQL(
-                "with p as materialized (select {names}, {lane} as lane from {table} as r where {range} "
-                "order by {order} limit {size}) "
-                "select {text}, n.shares from (select * from p as r order by {down} limit 1) as r, "
-                "(select array[{shares}] as shares from p) as n"
-            ).format(
-                text=self._key_text(),
-                names=names,
-                lane=self._lane("r", self.lanes),
-                shares=shares,
-                table=self.table,
-                range=self._range(after, until),
-                order=self._order(),
-                down=self._order(descending=True),
-                size=sql.Literal(size),
-            )
-
-        return query
+    def _count(self, after: tuple[str, ...] | None, until: tuple[str, ...] | None) -> tuple[int, ...]:
+        """Return how many keys of the range there are in each lane."""
+        # Grouped, so that a range of any size needs no temporary file.
+        query = sql.SQL(
+            "select lane, count(*) from (select {} as lane from {} as r where {}) as r group by lane"
+        ).format(self._lane("r", self.lanes), self.table, self._range(after, until))
+        counts: dict[int, int] = dict(self._connection.execute(query).fetchall())
+        return tuple(counts.get(lane, 0) for lane in range(self.lanes))
 
     def _build_update(self) -> Any:
         # A line of its own for each expression: a comment at its end must not swallow what comes after it.
@@ -374,14 +369,17 @@ class Backfill:
         if self._end is None:
             return None
         try:
-            row = self._connection.execute(self._cut_query(after, until or self._end, size)).fetchone()
+            last = False
+            found = self._find_end(after, until or self._end, size)
+            if found is None:
+                last = True
+                found = self._find_end(after, until or self._end, None)
+            if found is None:
+                return None
+            shares = self._count(after, found)
         except psycopg.Error as error:
             raise self.lost(self._connection, error) from error
-        if row is None:
-            return None
-        *values, shares = row
-        keys = sum(shares)
-        return Cut(after, tuple(values), keys, last=keys < size, shares=tuple(shares))
+        return Cut(after, found, sum(shares), last=last, shares=shares)
 
     @contextmanager
     def open(self) -> Iterator[ChunkWriter]:
