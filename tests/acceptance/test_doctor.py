@@ -70,6 +70,17 @@ def test_doctor_helps_when_the_key_is_another(segue: Segue, database: str) -> No
     assert "SEGUE_KEY" in problem["do"]
 
 
+def test_doctor_says_once_what_is_wrong_with_the_key(segue: Segue, database: str) -> None:
+    for name in ("shop", "stage"):
+        segue("env", "add", name, "--type", "test", "--url-env", "SHOP_URL", env={"SHOP_URL": database}).expect(0)
+    done = segue("doctor", "--json", env={"SEGUE_KEY": "short"}).expect(1)
+    assert only_problem(done.json)["what"] == 'environments "shop", "stage"'
+    assert [found["reachable"] for found in done.json["environments"]] == [None, None]
+    said = segue("doctor", env={"SEGUE_KEY": "short"}).expect(1).stdout
+    assert said.count("not looked at") == 2
+    assert "not reachable" not in said
+
+
 def test_doctor_helps_when_the_key_is_none(segue: Segue) -> None:
     problem = only_problem(segue("doctor", "--json", env={"SEGUE_KEY": "short"}).expect(1).json)
     assert problem["what"] == "key"

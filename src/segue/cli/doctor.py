@@ -63,7 +63,7 @@ def _print(report: Report) -> None:
                     found["name"],
                     found["type"],
                     found["database"],
-                    f"PostgreSQL {found['server_version']}" if found["reachable"] else "not reachable",
+                    _seen(found),
                 ]
                 for found in report.environments
             ],
@@ -78,3 +78,9 @@ def _print(report: Report) -> None:
             output.data(f"{output.paint('next', 'bold') if at == 0 else 'or  '}  {command}")
     elif not report.problems:
         output.say("nothing is wrong")
+
+
+def _seen(found: dict[str, Any]) -> str:
+    if found["reachable"] is None:
+        return "not looked at"
+    return f"PostgreSQL {found['server_version']}" if found["reachable"] else "not reachable"

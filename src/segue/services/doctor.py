@@ -32,6 +32,13 @@ class Problem:
     do: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """A database that was not looked at, because the key does not open its URL."""
+
+    error: SegueError
+
+
 @dataclass(slots=True)
 class Report:
     """What is set up, what is wrong, and what to type next."""
@@ -156,23 +163,35 @@ def _environments(report: Report, settings: Settings, store: Store, probe: Calla
     with store.session() as session:
         rows = environments.listed(session)
 
-    def look(row: EnvironmentRow) -> Probe | SegueError:
+    def look(row: EnvironmentRow) -> Probe | SegueError | _Sealed:
         try:
-            return probe(secrets.decrypt(settings, row.database_url))
+            url = secrets.decrypt(settings, row.database_url)
+        except SegueError as error:
+            return _Sealed(error)
+        try:
+            return probe(url)
         except SegueError as error:
             return error
 
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         found = list(pool.map(look, rows))
+    sealed: dict[tuple[str, str], list[str]] = {}
     for row, seen in zip(rows, found, strict=True):
         entry: dict[str, Any] = {"name": row.name, "type": row.type, "database": row.url_hint}
-        if isinstance(seen, SegueError):
+        if isinstance(seen, _Sealed):
+            entry |= {"reachable": None, "server_version": None}
+            sealed.setdefault((seen.error.message, seen.error.hint), []).append(row.name)
+        elif isinstance(seen, SegueError):
             entry |= {"reachable": False, "server_version": None}
             report.add(f'environment "{row.name}"', seen)
         else:
             entry |= {"reachable": True, "server_version": seen.server_version}
             report.problems += _concerns(row, seen)
         report.environments.append(entry)
+    # One key is behind all of them: what is wrong with it is said once.
+    for (why, do), names in sealed.items():
+        what = ", ".join(f'"{name}"' for name in names)
+        report.problems.append(Problem(f"environment{'s' if len(names) > 1 else ''} {what}", why, do))
 
 
 def _concerns(row: EnvironmentRow, seen: Probe) -> list[Problem]:
@@ -190,4 +209,5 @@ def _key(report: Report, settings: Settings) -> None:
     try:
         secrets.encrypt(settings, "")
     except SegueError as error:
-        report.add("key", error)
+        if not any(problem.why == error.message for problem in report.problems):
+            report.add("key", error)

@@ -75,8 +75,16 @@ def _from_file(settings: Settings, *, create: bool) -> str:
             f'there is no key: SEGUE_KEY is not set and "{path}" does not exist',
             hint="set SEGUE_KEY to the key that the environments were stored with, or restore the file",
         ) from error
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f'the key file "{path}" cannot be read: {error}') from error
+    except OSError as error:
+        raise ConfigurationError(
+            f'the key file "{path}" cannot be read: {error.strerror}',
+            hint="run Segue as the user whom the file belongs to, or set SEGUE_KEY",
+        ) from error
+    except UnicodeError as error:
+        raise ConfigurationError(
+            f'the key file "{path}" holds something else than a key',
+            hint="restore the file, or set SEGUE_KEY to the key that the environments were stored with",
+        ) from error
 
 
 def _create(folder: Path, path: Path) -> None:

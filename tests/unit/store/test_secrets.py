@@ -49,6 +49,29 @@ def test_a_word_that_is_no_key_is_refused(settings: Settings, key: str) -> None:
         encrypt(replace(settings, key=key), URL)
 
 
+def test_a_key_file_that_holds_something_else_is_refused_with_a_way_out(settings: Settings) -> None:
+    token = encrypt(settings, URL)
+    (settings.home / "key").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="holds something else than a key") as caught:
+        decrypt(settings, token)
+    assert "SEGUE_KEY" in caught.value.hint
+
+
+def test_a_key_file_that_cannot_be_read_is_refused_with_a_way_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = encrypt(settings, URL)
+
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(settings.home / "key"))
+
+    # Root may read every file, so that the refusal is made here.
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(ConfigurationError, match=r"cannot be read: Permission denied$") as caught:
+        decrypt(settings, token)
+    assert "SEGUE_KEY" in caught.value.hint
+
+
 def test_decrypting_never_makes_a_new_key(settings: Settings) -> None:
     token = encrypt(settings, URL)
     (settings.home / "key").unlink()
