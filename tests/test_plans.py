@@ -232,7 +232,9 @@ def test_wrong_file_is_refused_with_places(segue: Segue, file: Path) -> None:
     assert found["error"]["problems"][0]["line"] == 15
 
 
-@pytest.mark.parametrize(("argument", "words"), [("none.yaml", "there is no file"), (".", "is a folder")])
+@pytest.mark.parametrize(
+    ("argument", "words"), [("none.yaml", "there is no file"), (".", "is a folder"), ("", "no plan file is named")]
+)
 def test_file_that_cannot_be_read_is_named(segue: Segue, argument: str, words: str) -> None:
     assert words in segue("plan", "validate", argument).expect(2).stderr
 
@@ -263,3 +265,6 @@ def test_schema_is_a_json_schema(segue: Segue) -> None:
     schema = json.loads(segue("plan", "schema").expect(0).stdout)
     assert schema["title"] == "Segue plan"
     assert schema["required"] == ["plan", "version", "description", "steps"]
+    marked = segue("plan", "schema", "--json").expect(0).json
+    assert next(iter(marked.items())) == ("segue", 1)
+    assert {key: value for key, value in marked.items() if key != "segue"} == schema

@@ -225,7 +225,7 @@ def graph(
 
 
 @app.command()
-def schema() -> None:
+def schema(format_: Format = Form.TEXT, json_: Json = False) -> None:
     """Print the JSON Schema of plan files, so that an editor completes and checks them.
 
     Example:
@@ -236,8 +236,13 @@ def schema() -> None:
     from segue import wiring
     from segue.planning import planfile
 
-    # The schema itself, without the usual wrapping: what editors and validators take.
-    output.data(json.dumps(planfile.json_schema(wiring.parts().steps), indent=2, ensure_ascii=False))
+    content = planfile.json_schema(wiring.parts().steps)
+    if output.as_json():
+        # Still a schema: validators pass over a keyword that they do not know.
+        output.document(content)
+        return
+    # The schema itself, without our mark: what editors take.
+    output.data(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _steps(checked: Checked) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -313,7 +314,7 @@ class _Reader:
             if len(self.problems) == before:
                 try:
                     for message in kind.problems(step, self.database):
-                        self._at(node.get("name") or node, f'step "{step.name}": {message}')
+                        self._at(_meant_by(message, node), f'step "{step.name}": {message}')
                 except InvalidInput as error:
                     self._refused(error, step, node)
 
@@ -347,12 +348,20 @@ class _Reader:
         inside = []
         for text in node.texts():
             begin = error.sql.find(text.value) if len(text.value) > 1 else -1
-            if 0 <= begin <= error.offset <= begin + len(text.value):
+            # What comes after an expression is refused when the expression breaks off: its end is the place then.
+            until = begin + len(text.value)
+            if 0 <= begin <= error.offset and not error.sql[until : error.offset].strip():
                 inside.append((len(text.value), begin, text))
         if not inside:
             return None
         _, begin, text = max(inside, key=lambda found: found[0])
-        return self.tree.place(text, error.offset - begin)
+        return self.tree.place(text, min(error.offset - begin, len(text.value)))
+
+
+def _meant_by(message: str, node: Node) -> Node:
+    """Return the field of a step that a message is about: the first that it names in backquotes; else the name."""
+    named = (node.get(word) for word in re.findall(r"`(\w+)`", message))
+    return next((found for found in named if found is not None), None) or node.get("name") or node
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

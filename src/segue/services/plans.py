@@ -57,6 +57,8 @@ def read_source(path: str) -> tuple[str, str]:
     """Return a file's text and the name to show for it; `-` is the standard input. Raises InvalidInput."""
     if path == "-":
         return _decoded(sys.stdin.buffer.read(planfile.MAX_BYTES + 1), "<stdin>"), "<stdin>"
+    if not path:
+        raise InvalidInput("no plan file is named", hint="give a plan file, or - to read one from a pipe")
     try:
         with Path(path).open("rb") as file:
             return _decoded(file.read(planfile.MAX_BYTES + 1), path), path

@@ -77,15 +77,21 @@ class BackfillStep:
         """Return which piece of SQL smuggles in more than an expression; a syntax error is raised with its place."""
         self.statements(params, database)
         self.reverse(params, database)
-        found = []
-        specs = [("set", params.set, params.where)]
+        # Each by itself: a parenthesis too many in a filter would step out of the range of keys beside it.
+        pieces: list[tuple[str, str | None, str]] = [("`set`", *assigned) for assigned in params.set.items()]
+        if params.where is not None:
+            pieces.append(("`where`", None, params.where))
         if params.reverse != "nothing":
-            specs.append(("reverse", params.reverse.set, params.reverse.where))
-        for field, assignments, where in specs:
-            # Each by itself: a parenthesis too many in a filter would step out of the range of keys beside it.
-            pieces = [*assignments.values(), *([where] if where is not None else [])]
-            if not all(_is_expression(piece, database) for piece in pieces):
-                found.append(f"`{field}` and `where` must be expressions, not statements")
+            pieces += [("`reverse`: `set`", *assigned) for assigned in params.reverse.set.items()]
+            if params.reverse.where is not None:
+                pieces.append(("`reverse`: `where`", None, params.reverse.where))
+        found = []
+        for field, name, expression in pieces:
+            if name is not None and len(name) > 1 and name[0] == name[-1] == '"':
+                found.append(f"{field} names columns as they are, without double quotes: {name[1:-1]}")
+            if not _is_expression(expression, database):
+                of = f' for "{name}"' if name is not None else ""
+                found.append(f"{field} must hold an expression{of}, not a list or a statement")
         return found
 
     def check(self, run: StepRun) -> None:

@@ -107,6 +107,11 @@ def test_plan_is_read() -> None:
         ("    scalar: 0\n", "", ['18:5: step "check": an expected result is exactly one of scalar, row, rows']),
         ("[add-column]", "add-column", ['15:12: step "fill": "needs" must be a list, not "add-column"']),
         ("scalar: 0", "scalar: !!int 0", ["22:13: tags"]),
+        ("\"first || ' ' || last\"", '"first ||"', ['17:30: step "fill": syntax error']),
+        ("\"first || ' ' || last\"", '"first FROM t"', ['17:10: step "fill": `set` must hold an expression for']),
+        ('last"}\n', 'last"}\n    where: "a) or (b"\n', ['18:12: step "fill": `where` must hold an expression, not']),
+        ("{full_name:", "{'\"Full Name\"':", ['17:10: step "fill": `set` names columns as they are, without double']),
+        ("query: SELECT", "query: SELECT 1; SELECT", ['21:12: step "check": `query` must be exactly one SELECT']),
     ],
 )
 def test_problem_is_named_with_its_place(old: str, new: str, expected: list[str]) -> None:
