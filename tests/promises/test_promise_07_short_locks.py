@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -126,6 +127,30 @@ def test_all_locks_of_a_transaction_share_one_slice(database: str, open_target: 
             apply(target, sql, transaction=True, locks=3)
     assert application.errors == []
     assert application.done > 5
+
+
+def test_the_partitions_of_a_table_share_one_slice(database: str, open_target: Open) -> None:
+    run_sql(
+        database,
+        "CREATE TABLE p (id int) PARTITION BY LIST (id)",
+        *(f"CREATE TABLE p{n} PARTITION OF p FOR VALUES IN ({n})" for n in range(13)),
+    )
+    target = open_target(database)
+
+    def hold(connection: psycopg.Connection[Any], number: int, partition: int) -> None:
+        with connection.transaction():
+            connection.execute(f"SELECT 1 FROM p{partition}".encode())
+            time.sleep(0.15 + (number * 7 + partition * 11) % 13 * 0.015)
+
+    with traffic() as application:
+        # Each partition is free soon after the one before it, and the whole table never.
+        for partition in range(1, 13):
+            application.add(database, lambda connection, number, n=partition: hold(connection, number, n))
+            time.sleep(0.07)
+        application.add(database, lambda connection, _: _quick(connection, "SELECT id FROM p"))
+        with suppress(LockNotGranted):
+            apply(target, "ALTER TABLE p ADD COLUMN m int", locks=6)
+    assert application.errors == []
 
 
 def _quick(connection: psycopg.Connection[Any], query: str) -> None:

@@ -155,23 +155,26 @@ def _watching(eye: psycopg.Connection[Any], pid: int, after: float) -> Iterator[
 def take_locks(connection: psycopg.Connection[Any], statements: Sequence[Statement], piece: float) -> float:
     """Take the statements' table locks inside the running transaction, parents first; return the deadline's tick.
 
-    `lock_timeout` counts for each lock on its own; the deadline for all of them together is kept here. Tables that
+    Each statement has its own time-out; the deadline for all of them together is kept here. Tables that
     do not exist yet, views, and tables that the role does not own are left to the statement itself.
     """
     deadline = clock.ticks() + piece
-    for table, lock in wanted(statements):
-        row = connection.execute(_TAKEABLE.encode(), [table]).fetchone()
-        if row is None:
-            continue
-        set_local(connection, "lock_timeout", max(0.001, deadline - clock.ticks()))
-        command = sql.SQL("lock table {} in {} mode").format(
-            sql.SQL(row[1]),  # regclass text: quoted and qualified by the server
-            sql.SQL(lock.value),
-        )
-        try:
-            connection.execute(command)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            raise NotThisTime from error
+    try:
+        for table, lock in wanted(statements):
+            row = connection.execute(_TAKEABLE.encode(), [table]).fetchone()
+            if row is None:
+                continue
+            # The whole statement is timed: it locks every partition, and `lock_timeout` begins anew with each of them.
+            set_local(connection, "statement_timeout", max(0.001, deadline - clock.ticks()))
+            connection.execute(
+                sql.SQL("lock table {} in {} mode").format(
+                    sql.SQL(row[1]),  # regclass text: quoted and qualified by the server
+                    sql.SQL(lock.value),
+                )
+            )
+        set_local(connection, "statement_timeout", 0)
+    except (psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected) as error:
+        raise NotThisTime from error
     return deadline
 
 
