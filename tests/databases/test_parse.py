@@ -52,6 +52,17 @@ def test_syntax_error_says_where_in_characters(word: str, wrong: str) -> None:
         ("SET LOCAL search_path = x", "SET and RESET"),
         ("RESET ALL", "SET and RESET"),
         ("SELECT pg_catalog.set_config('search_path', '', false)", "set_config"),
+        ("CREATE TABLE t AS SELECT set_config('search_path', 'x', false)", "set_config"),
+        ("UPDATE t SET a = set_config('row_security', 'on', false)", "set_config"),
+        ("DROP SCHEMA IF EXISTS x, segue CASCADE", "Segue's own"),
+        ("ALTER SCHEMA segue RENAME TO x", "Segue's own"),
+        ("UPDATE segue.lease SET fence = 9", "Segue's own"),
+        ("WITH gone AS (DELETE FROM segue.history RETURNING 1) SELECT count(*) FROM gone", "Segue's own"),
+        ("SELECT * FROM segue.lease FOR UPDATE", "Segue's own"),
+        ("TRUNCATE t, segue.chunk", "Segue's own"),
+        ("DROP TABLE segue.chunk", "Segue's own"),
+        ("DROP TRIGGER x ON segue.lease", "Segue's own"),
+        ("LOCK TABLE segue.lease", "Segue's own"),
         ("\\d customers", "backslash"),
         ("SELECT 1;\n\\connect other", "backslash"),
         ("COPY t FROM STDIN", "FROM STDIN"),
@@ -162,3 +173,21 @@ def test_destroys_is_said_of_lost_data(sql: str, destroys: bool) -> None:
 
 def test_empty_text_has_no_statements() -> None:
     assert statements("  -- nothing\n;;") == []
+
+
+def test_segues_own_schema_may_be_read() -> None:
+    assert one("SELECT count(*) FROM segue.history").verb == "SELECT"
+    assert one("CREATE TABLE segue (id int)").verb == "CREATE TABLE"
+
+
+def test_long_chains_of_operators_are_ordinary() -> None:
+    assert one(f"UPDATE t SET a = {' || '.join(['b'] * 400)}").verb == "UPDATE"
+    assert one(" UNION ALL ".join(["SELECT 1"] * 300)).verb == "SELECT"
+    assert one(f"SELECT {'(SELECT ' * 60}1{')' * 60}").verb == "SELECT"
+
+
+def test_what_nobody_could_read_is_refused_with_words() -> None:
+    with pytest.raises(SqlSyntaxError, match=r"nested too deeply|memory exhausted"):
+        statements(f"SELECT {'+'.join(['1'] * 60_000)}")
+    with pytest.raises(SqlSyntaxError, match=r"nested too deeply|memory exhausted"):
+        statements(f"SELECT {'(' * 30_000}1{')' * 30_000}")

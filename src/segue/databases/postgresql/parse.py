@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.effects import Names
 from segue.databases.postgresql.impact import judge
-from segue.databases.postgresql.relations import descendants, strings, unwrapped
+from segue.databases.postgresql.relations import descendants, object_name, strings, unwrapped
 from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.impact import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+TOO_DEEP = "the SQL is nested too deeply to be judged"
+FEWER_LEVELS = "write it in fewer levels, or as a function"
+#: Text from which the parser could need more stack than a thread ordinarily has, and the stack it gets then: the
+#: longest plan file's worth of one operator after another.
+CRAMPED_BYTES = 20_000
+ROOM_BYTES = 512 << 20
 
 
 def statements(sql: str) -> list[Statement]:
@@ -26,6 +34,8 @@ def statements(sql: str) -> list[Statement]:
     except SqlSyntaxError as error:
         error.sql = sql
         raise
+    except RecursionError as error:
+        raise SqlSyntaxError(TOO_DEEP, 0, sql=sql, hint=FEWER_LEVELS) from error
 
 
 def _judged(sql: str) -> list[Statement]:
@@ -72,8 +82,14 @@ class _Positions:
 
 
 def _parsed(sql: str, positions: _Positions) -> Any:
+    from google.protobuf.internal import api_implementation
+    from google.protobuf.message import DecodeError
     from postgast import PgQueryError, parse
 
+    # Otherwise a tree of more than a hundred levels is refused, and fifty terms joined by || are that deep.
+    deepen = getattr(getattr(api_implementation, "_c_module", None), "SetAllowOversizeProtos", None)
+    if deepen is not None:  # protobuf in pure Python knows no limit but its own recursion
+        deepen(True)
     if "\x00" in sql:
         # The C library would stop reading there, and what comes after would silently never run.
         raise SqlSyntaxError("the text contains a NUL character", sql.index("\x00"))
@@ -82,7 +98,9 @@ def _parsed(sql: str, positions: _Positions) -> Any:
     except UnicodeDecodeError as error:
         raise SqlSyntaxError("the text is not valid Unicode", positions.character(error.start)) from error
     try:
-        return parse(sql)
+        return _with_room(lambda: parse(sql), len(positions.raw))
+    except DecodeError as error:
+        raise SqlSyntaxError(TOO_DEEP, 0, hint=FEWER_LEVELS) from error
     except PgQueryError as error:
         # Unlike places in the tree, and whatever postgast's own words say, this one counts characters.
         offset = max(error.cursorpos - 1, 0)
@@ -99,6 +117,30 @@ def _parsed(sql: str, positions: _Positions) -> Any:
                 hint="load the data with a script of its own, or write INSERT",
             ) from error
         raise SqlSyntaxError(error.message, offset) from error
+
+
+def _with_room(parse: Callable[[], Any], size: int) -> Any:
+    """Call the parser where its recursion has room: on an ordinary stack a long chain of operators ends the process."""
+    if size < CRAMPED_BYTES:
+        return parse()
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            found.append(parse())
+        except BaseException as error:
+            found.append(error)
+
+    before = threading.stack_size(ROOM_BYTES)
+    try:
+        thread = threading.Thread(target=work, name="segue parser")
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
 
 
 def _reads_stdin(before: str) -> bool:
@@ -137,6 +179,8 @@ def _rim(tokens: list[tuple[int, int]], location: int, length: int, size: int) -
 
 
 # -- what a plan may not contain --------------------------------------------------------------------------------------
+
+OWN_SCHEMA = "segue"
 
 _REFUSED = {
     "transaction_stmt": (
@@ -179,13 +223,35 @@ def _refuse(node: Any, offset: int) -> None:
             offset,
             hint="use a `backfill` step: it works in batches and remembers how far it came",
         )
-    for call in descendants(statement, "FuncCall") if kind == "select_stmt" else ():
+    if _touches_own(kind, statement):
+        raise SqlSyntaxError(
+            'the schema "segue" is Segue\'s own: a plan that writes it would lose what was done and by whom',
+            offset,
+            hint="leave it out; `segue env clean` removes the schema when nobody needs it",
+        )
+    for call in descendants(statement, "FuncCall"):
         if strings(call.funcname)[-1:] == ["set_config"]:
             raise SqlSyntaxError(
                 "set_config() does not belong in a plan: Segue pins the settings of its sessions",
                 offset,
                 hint="leave it out; write qualified names instead of a search_path",
             )
+
+
+def _touches_own(kind: str, statement: Any) -> bool:
+    """Return whether a statement writes, changes or drops something of the schema `segue`, or locks it."""
+    if kind == "drop_stmt":
+        return any(object_name(node)[:1] == [OWN_SCHEMA] for node in statement.objects)
+    if kind in ("alter_owner_stmt", "comment_stmt") and object_name(statement.object)[:1] == [OWN_SCHEMA]:
+        return True
+    if kind == "rename_stmt" and statement.subname == OWN_SCHEMA:
+        return True
+    if kind == "create_schema_stmt" and statement.schemaname == OWN_SCHEMA:
+        return True
+    written = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "LockingClause", "IntoClause")
+    if kind == "select_stmt" and not any(True for word in written for _ in descendants(statement, word)):
+        return False
+    return any(relation.schemaname == OWN_SCHEMA for relation in descendants(statement, "RangeVar"))
 
 
 def _ends_transactions(statement: Any) -> bool:
