@@ -145,6 +145,36 @@ def test_run_fills_the_record_of_jobs_and_batches(shop: Shop, store_url: str) ->
     assert batches == (40, 20000, True)
 
 
+def test_backfill_beyond_its_estimate_does_not_claim_to_be_done(shop: Shop) -> None:
+    # Never analysed, and with shorter texts than the planner thinks: it guesses a third of the rows.
+    with psycopg.connect(shop.url, autocommit=True) as connection:
+        connection.execute("create table fresh (like customers including all) with (autovacuum_enabled = off)")
+        connection.execute("insert into fresh (first_name, last_name) select 'a', 'b' from generate_series(1, 20000)")
+    process = shop.segue.start(
+        "run", shop.write(PLAN.replace("customers", "fresh").replace("PAUSE", "150ms")), "--env", "shop"
+    )
+    shop.wait(BEGUN)
+    shown = ""
+    while process.poll() is None and " so far" not in shown:
+        shown = shop.segue("status").expect(0).stdout
+    assert " so far" in shown
+    code, _, said = ended(process)
+    assert code == 0
+    lines = [line for line in said.splitlines() if " rows, " in line]
+    assert any("rows, more to come" in line for line in lines)
+    assert [line for line in lines if "100 %" in line] == lines[-1:]
+    assert "fill: 20,000 rows, 100 %" in lines[-1]
+    assert "20,000 (100 %)" in shop.segue("status").expect(0).stdout
+
+
+def test_short_execution_takes_less_than_a_second(shop: Shop) -> None:
+    path = shop.write(head("quick") + sql_step("one", "CREATE TABLE one (id int)", "DROP TABLE one"))
+    shop.segue("run", path, "--env", "shop").expect(0)
+    said = shop.segue("status").expect(0).stdout
+    assert "took" in said
+    assert "took         0 ms" not in said
+
+
 def test_execution_is_measured(shop: Shop) -> None:
     shop.segue("run", shop.plan(), "--env", "shop").expect(0)
     metrics = shop.status()["metrics"]

@@ -67,9 +67,14 @@ class _Lines:
 
     def _show_progress(self, event: Event) -> None:
         detail: Any = event.detail
-        words = (
-            f"{event.step}: {count(detail['done'])} of about {count(detail['total'])} rows, {detail['percent']:.0f} %"
-        )
+        known = detail["percent"] is not None
+        words = f"{event.step}: {count(detail['done'])} "
+        if not known:
+            words += "rows, more to come"
+        elif detail["percent"] < 100:
+            words += f"of about {count(detail['total'])} rows, {int(detail['percent'])} %"
+        else:
+            words += "rows, 100 %"
         if detail.get("rows_per_second"):
             words += f", {count(detail['rows_per_second'])} rows/s"
         if detail.get("seconds_left"):
@@ -77,10 +82,10 @@ class _Lines:
         if self._live:
             self._draw("… " + words)
             return
-        # In a log a line for every tenth is enough.
-        tenth = int(detail["percent"] // 10)
-        if self._progress.get(event.step or "") != tenth:
-            self._progress[event.step or ""] = tenth
+        # In a log a line for every tenth is enough; where nobody knows the whole, one whenever the rows doubled.
+        mark = int(detail["percent"] // 10) if known else 100 + int(detail["done"]).bit_length()
+        if self._progress.get(event.step or "") != mark:
+            self._progress[event.step or ""] = mark
             output.say("  " + words)
 
     def _draw(self, text: str) -> None:

@@ -157,8 +157,27 @@ def _word(item: dict[str, Any]) -> str:
     return f"{item['status']} (rolling back)" if back else str(item["status"])
 
 
+def _rows(job: dict[str, Any]) -> str:
+    """Return how far a job is; without a share while more rows came than the table was estimated to have."""
+    from segue.model.quantities import count
+
+    rows = count(job["processed_rows"])
+    if job["status"] != "completed" and job["processed_rows"] >= (job["total_rows"] or 0):
+        return f"{rows} so far"
+    return f"{rows} ({int(job['percent'])} %)"
+
+
+def _took(seconds: float | None) -> str | None:
+    """Return a whole execution's time, which the store keeps in whole seconds."""
+    from segue.model.quantities import duration
+
+    if seconds is None:
+        return None
+    return duration(seconds) if seconds else "under 1 s"
+
+
 def _show(item: dict[str, Any]) -> None:
-    from segue.model.quantities import count, duration, size
+    from segue.model.quantities import duration, size
 
     metrics = item["metrics"] or {}
     latency = metrics.get("latency_ms") or {}
@@ -170,7 +189,7 @@ def _show(item: dict[str, Any]) -> None:
             ("status", _word(item)),
             ("driven by", item["driven_by"]),
             ("started", item["started_at"]),
-            ("took", duration(item["seconds"]) if item["seconds"] is not None else None),
+            ("took", _took(item["seconds"])),
             ("steps", f"{item['steps_completed']} of {item['steps_total']}"),
             ("WAL written", size(metrics["wal_bytes"]) if metrics.get("wal_bytes") else None),
             (
@@ -191,7 +210,7 @@ def _show(item: dict[str, Any]) -> None:
                 step["kind"],
                 step["status"],
                 duration(step["seconds"]) if step["seconds"] is not None else None,
-                f"{count(step['job']['processed_rows'])} ({step['job']['percent']:.0f} %)" if "job" in step else "",
+                _rows(step["job"]) if "job" in step else "",
             )
             for step in item["steps"]
         ],

@@ -168,8 +168,11 @@ class Job:
         took = max(self._written - self._began, 0.001)
         rate = self._session_rows / took
         left = max(0, self._total - self._keys)
+        # A table that was never analysed has no estimate, one that grew has a low one: nothing is known then about
+        # what is left, and "all of it" would be a lie until the walk finds the end.
+        known = percent is not None or self._keys < self._total
         share = percent if percent is not None else min(99.9, 100.0 * self._keys / max(self._total, self._keys, 1))
-        completion = now + timedelta(seconds=left / rate) if rate else None
+        completion = now + timedelta(seconds=left / rate) if rate and known else None
         with self._store.session() as session:
             if chunks:
                 session.execute(
@@ -209,13 +212,13 @@ class Job:
         journal.point("job-written")
         self._record.tell(
             "progress",
-            f"{self._keys:,} of about {self._total:,} rows",
+            f"{self._keys:,} of about {self._total:,} rows" if known else f"{self._keys:,} rows, more to come",
             step=self._step,
             done=self._keys,
-            total=max(self._total, self._keys),
-            percent=share,
+            total=max(self._total, self._keys) if known else None,
+            percent=share if known else None,
             rows_per_second=rate,
-            seconds_left=left / rate if rate else None,
+            seconds_left=left / rate if rate and known else None,
         )
 
 
