@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.control import CancelRequested, Control, PauseRequested
-from segue.engine.expectation import meets
+from segue.engine.expectation import meets, wanted
 from segue.engine.jobs import Job
 from segue.engine.monitor import Monitor
 from segue.errors import (
@@ -231,7 +231,7 @@ class Executor:
     @contextmanager
     def _monitored(self) -> Iterator[None]:
         """Have the target looked at while the run goes on, and keep Ctrl-C for the next safe point."""
-        self._monitor = Monitor(self.target, self.record.requests)
+        self._monitor = Monitor(self.target, self.record.measured)
         try:
             with self.control.signals(lambda words: self.record.tell("stopping", words)):
                 yield
@@ -436,7 +436,7 @@ class Executor:
         expectation = step.params.check_after
         if expectation is None:
             return
-        names, rows = self.target.query(expectation.query, run.patience.work)
+        names, rows = self.target.query(expectation.query, run.patience.work, limit=wanted(expectation))
         answer = meets(expectation, rows)
         self.record.validation(
             answer.as_json(expectation.query, names),

@@ -22,10 +22,10 @@ class Monitor:
     """Samples the target in a thread of its own; `metrics` may be asked at any time.
 
     A sample that fails is left out: whether the target is lost is for the lease to say. `beat` is called every few
-    seconds, so that a statement of hours does not look like a process that died.
+    seconds with the metrics so far, so that a statement of hours does not look like a process that died.
     """
 
-    def __init__(self, target: Target, beat: Callable[[], object]) -> None:
+    def __init__(self, target: Target, beat: Callable[[dict[str, Any]], None]) -> None:
         self._target = target
         self._beat = beat
         self._beaten = clock.ticks()
@@ -45,7 +45,7 @@ class Monitor:
             if clock.ticks() - self._beaten >= BEAT_SECONDS:
                 self._beaten = clock.ticks()
                 with suppress(SegueError):
-                    self._beat()
+                    self._beat(self.metrics())
             if self._stop.wait(EVERY_SECONDS):
                 return
 

@@ -107,9 +107,15 @@ class Record:
             return row.pause_requested, row.cancel_requested
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
-        """Write how the run does so far."""
+        """Write how the run does so far, and leave a sign of life; nothing where another process drives it by now."""
+        from sqlalchemy import update
+
         with self._store.session() as session:
-            self._row(session).performance_metrics = dict(metrics)
+            session.execute(
+                update(ExecutionRow)
+                .where(ExecutionRow.id == self.execution, ExecutionRow.lease_owner == self._owner)
+                .values(performance_metrics=dict(metrics), heartbeat_at=clock.now())
+            )
 
     # -- steps
 
