@@ -41,6 +41,31 @@ def test_a_question_changes_nothing(database: str, open_target: Open) -> None:
     assert target.query("SELECT 1", 5)[1] == [(1,)]
 
 
+def test_a_question_that_would_change_something_is_the_steps_failure(database: str, open_target: Open) -> None:
+    run_sql(
+        database,
+        "CREATE TABLE t (n int)",
+        "INSERT INTO t VALUES (1)",
+        "CREATE FUNCTION sly() RETURNS int LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM set_config('transaction_read_only', 'off', false); DELETE FROM t; RETURN 1; END $$",
+    )
+    target = open_target(database)
+    for query in ("SELECT 1 AS n INTO u", "WITH g AS (DELETE FROM t RETURNING 1) SELECT * FROM g"):
+        with pytest.raises(StepFailed, match="would change something"):
+            target.query(query, 5)
+    with pytest.raises(SegueError):
+        target.query("SELECT sly()", 5)
+    assert value(database, "SELECT count(*) FROM t") == 1
+
+
+def test_an_answer_beyond_python_is_the_steps_failure(database: str, open_target: Open) -> None:
+    target = open_target(database)
+    for query in ("SELECT 'infinity'::timestamptz", "SELECT '4000-01-01 BC'::date"):
+        with pytest.raises(StepFailed, match="cannot be compared"):
+            target.query(query, 5)
+    assert target.query("SELECT 1", 5)[1] == [(1,)]
+
+
 def test_a_question_has_its_time(database: str, open_target: Open) -> None:
     target = open_target(database)
     with pytest.raises(StepFailed, match="cancel"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,6 +33,15 @@ class Answer:
             "actual": self.actual,
             "passed": self.passed,
         }
+
+
+#: Rows of an answer that are looked at, where no more are expected.
+SHOWN = 1000
+
+
+def wanted(expectation: Expectation) -> int:
+    """Return how many rows of the answer must be fetched: one more than expected, or a longer answer would pass."""
+    return max(SHOWN, len(expectation.rows or []) + 1)
 
 
 def meets(expectation: Expectation, rows: Sequence[Sequence[Any]]) -> Answer:
@@ -64,8 +74,11 @@ def meets(expectation: Expectation, rows: Sequence[Sequence[Any]]) -> Answer:
 
 def plain(value: Any) -> Any:
     """Return a value of the database as JSON can hold it."""
+    if isinstance(value, Decimal | float) and not math.isfinite(value):
+        # As PostgreSQL writes them: JSON has no such numbers, and the store would refuse the record.
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dt.datetime | dt.date | dt.time | dt.timedelta | uuid.UUID):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):

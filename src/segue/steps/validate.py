@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from segue.engine.expectation import meets
+from segue.engine.expectation import meets, wanted
 from segue.errors import Differences
 from segue.model.plans import Expectation, StepFields
 from segue.ports import Database, Observed, StepRun
@@ -51,7 +51,7 @@ class ValidateStep:
 
     def run(self, run: StepRun) -> None:
         """Ask, compare, and raise Differences when the answer is another."""
-        names, rows = run.target.query(run.params.query, run.patience.work)
+        names, rows = run.target.query(run.params.query, run.patience.work, limit=wanted(run.params))
         answer = meets(run.params, rows)
         run.note(answer.said, validation=answer.as_json(run.params.query, names))
         if not answer.passed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segue.engine.expectation import meets
+from segue.engine.expectation import meets, wanted
 from segue.model.plans import Expectation
 
 
@@ -41,6 +41,9 @@ def expect(**given: Any) -> Expectation:
         (expect(rows=[[1], [2]]), [(1,), (2,)], True),
         (expect(rows=[[1], [2]]), [(2,), (1,)], False),
         (expect(rows=[[[1, 2]]]), [([1, 2],)], True),
+        (expect(scalar="NaN"), [(float("nan"),)], True),
+        (expect(scalar="-Infinity"), [(Decimal("-Infinity"),)], True),
+        (expect(scalar=1, tolerance=1), [(float("inf"),)], False),
     ],
 )
 def test_answer_meets_its_expectation(expectation: Expectation, rows: list[tuple[Any, ...]], passed: bool) -> None:
@@ -49,6 +52,16 @@ def test_answer_meets_its_expectation(expectation: Expectation, rows: list[tuple
 
 def test_answer_says_what_was_found_and_expected() -> None:
     assert meets(expect(scalar=0), [(3,)]).said == "found 3, expected 0"
+
+
+def test_one_row_more_than_expected_is_asked_for() -> None:
+    assert wanted(expect(rows=[[1]] * 1000)) == 1001
+    assert wanted(expect(scalar=1)) == 1000
+
+
+def test_what_json_cannot_hold_is_kept_as_text() -> None:
+    found = [(float("nan"), Decimal("Infinity"), [float("-inf")], {"a": float("nan")})]
+    assert meets(expect(row=[]), found).actual == ["NaN", "Infinity", ["-Infinity"], {"a": "NaN"}]
 
 
 def test_not_a_number_is_no_number() -> None:

@@ -308,6 +308,17 @@ class PostgresTarget:
                         if error.sqlstate is not None:
                             raise
                         raise StepFailed("the query returns no rows", hint="write a SELECT") from error
+                    except psycopg.DataError as error:
+                        if error.sqlstate is not None:
+                            raise
+                        raise StepFailed(
+                            f"the answer holds a value that cannot be compared: {error}", hint="cast it to text"
+                        ) from error
+                    except psycopg.errors.ReadOnlySqlTransaction as error:
+                        raise StepFailed(
+                            f"the query would change something: {error.diag.message_primary}",
+                            hint="a question is asked read-only; write a `sql` step for what changes data",
+                        ) from error
                     return [column.name for column in cursor.description or ()], rows
 
         return self._working(ask)
