@@ -149,7 +149,7 @@ def test_the_partitions_of_a_table_share_one_slice(database: str, open_target: O
             time.sleep(0.07)
         application.add(database, lambda connection, _: _quick(connection, "SELECT id FROM p"))
         with suppress(LockNotGranted):
-            apply(target, "ALTER TABLE p ADD COLUMN m int", locks=6)
+            apply(target, "ALTER TABLE p ADD COLUMN m int", locks=3)
     assert application.errors == []
 
 

@@ -110,6 +110,15 @@ def test_an_idle_session_of_segue_is_not_ended(any_database: str) -> None:
         assert connection.execute("SELECT current_setting('idle_session_timeout')").fetchone() == ("0",)
 
 
+@pytest.mark.parametrize("setting", ["transaction_timeout", "statement_timeout"])
+def test_a_session_that_is_given_no_time_is_pinned_all_the_same(database: str, setting: str) -> None:
+    name = conninfo.conninfo_to_dict(database)["dbname"]
+    run_sql(database, f"ALTER DATABASE {name} SET {setting} = '1ms'")
+    for _ in range(20):
+        with open_session(database, application="segue test") as connection:
+            assert connection.execute("SELECT pg_sleep(0.01)").fetchone()
+
+
 def test_a_role_that_skips_triggers_is_refused(database: str) -> None:
     user = conninfo.conninfo_to_dict(database)["dbname"]
     run_sql(database, f"ALTER DATABASE {user} SET session_replication_role = replica")

@@ -51,6 +51,8 @@ PINNED: Mapping[str, str] = {
 # How often to begin again in a session whose role allows its statements next to no time: until the first of them has
 # gone through, nothing lifts the limit.
 HURRIED_TRIES = 200
+# And how often to open another one, where time-outs of the role's end the session itself.
+HURRIED_SESSIONS = 5
 
 # A killed client's back-end notices within this time and ends its statement.
 CLIENT_CHECK = "2s"
@@ -65,29 +67,34 @@ def open_session(
     Raises TargetUnreachable, PrivilegeMissing or ConfigurationError (a version that is not supported, a pooler in
     transaction mode in between), never with the password in it.
     """
-    try:
-        connection = psycopg.connect(
-            url,
-            autocommit=True,
-            prepare_threshold=None,
-            application_name=application,
-            # Fixed at the start: the driver encodes by it before any pin could be set.
-            client_encoding="utf8",
-            connect_timeout=10,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-        )
-    except psycopg.Error as error:
-        raise explain(error, place(url)) from error
-    try:
-        _pin(connection, application, schema, pins or {})
-    except psycopg.Error as error:
-        connection.close()
-        raise explain(error, place(url)) from error
-    except BaseException:
-        connection.close()
-        raise
+    for last in (*[False] * HURRIED_SESSIONS, True):
+        try:
+            connection = psycopg.connect(
+                url,
+                autocommit=True,
+                prepare_threshold=None,
+                application_name=application,
+                # Fixed at the start: the driver encodes by it before any pin could be set.
+                client_encoding="utf8",
+                connect_timeout=10,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+            )
+        except psycopg.Error as error:
+            raise explain(error, place(url)) from error
+        try:
+            _pin(connection, application, schema, pins or {})
+        except psycopg.Error as error:
+            ended = connection.closed
+            connection.close()
+            if last or not ended:
+                raise explain(error, place(url)) from error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            break
     return connection
 
 
