@@ -43,7 +43,7 @@ class Server:
 
     @contextlib.contextmanager
     def copy(self, name: str, tables: list[str]) -> Iterator[str]:
-        """Give the URL of a fresh copy, file by file as the original is, ready to be timed; it is dropped at the end."""
+        """Give the URL of a fresh copy, file by file as the original is, ready to be timed; drop it at the end."""
         name_ = sql.Identifier(name)
         self._administer(
             sql.SQL("create database {} template {} strategy file_copy").format(name_, sql.Identifier(_PRISTINE))
@@ -87,7 +87,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def _buffers() -> str:
-    """A quarter of the machine's memory, as the manual recommends, and 2 GB at most."""
+    """Return a quarter of the machine's memory, as the manual recommends, and 2 GB at most."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{min(2048, memory // 4 // 1024**2)}MB"
 
@@ -124,5 +124,5 @@ def run_child(command: list[str], environment: dict[str, str], out: IO[bytes], e
 
 
 def _bytes(usage: resource.struct_rusage) -> int:
-    """macOS counts in bytes, Linux in KiB."""
+    # Linux counts in KiB, macOS in bytes.
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -65,9 +65,9 @@ steps:
 """
 
 SELECT = "SELECT id FROM orders WHERE tag IS NULL LIMIT 1000"
-UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE id IN "  # noqa: S608
-ONE_UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE tag IS NULL"  # noqa: S608
-WRONG = f"select count(*) from orders where tag is distinct from {EXPRESSION}"  # noqa: S608
+UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE id IN "
+ONE_UPDATE = f"UPDATE orders SET tag = {EXPRESSION} WHERE tag IS NULL"
+WRONG = f"select count(*) from orders where tag is distinct from {EXPRESSION}"
 
 
 class BackfillBenchmark:
@@ -104,7 +104,9 @@ class _Stage:
         """See `benchmarks._rounds.Stage`."""
         with self.server.copy(f"round_{number}", ["orders"]) as url:
             size, before = _size(url), self.server.wal_position()
-            timing = {"segue": self._segue, "plain_loop": _plain_loop, "one_update": _one_update}[contender](url, number)
+            timing = {"segue": self._segue, "plain_loop": _plain_loop, "one_update": _one_update}[contender](
+                url, number
+            )
             wal = self.server.wal_position() - before
             _check(url, contender)
             growth = _size(url) / size
@@ -157,7 +159,9 @@ class _Stage:
             check=False,
         )
         if done.returncode:
-            raise StepFailed(f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()])
+            raise StepFailed(
+                f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()]
+            )
 
     def _environ(self) -> dict[str, str]:
         mine = {name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))}
@@ -165,7 +169,7 @@ class _Stage:
 
 
 def _plain_loop(url: str, number: int) -> Timing:
-    """What a data migration written with an ORM does: fetch ids that need it, update them, commit, until none."""
+    """Do as a data migration written with an ORM: fetch ids that need it, update them, commit, until none."""
     began = time.perf_counter()
     # An ORM writes the values into the statement, as this cursor does.
     with psycopg.connect(url, cursor_factory=psycopg.ClientCursor) as connection:
@@ -181,7 +185,7 @@ def _plain_loop(url: str, number: int) -> Timing:
 
 
 def _one_update(url: str, number: int) -> Timing:
-    """What a person types: one statement, one transaction, every row locked until its end."""
+    """Do as a person types: one statement, one transaction, every row locked until its end."""
     began = time.perf_counter()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(ONE_UPDATE.encode())

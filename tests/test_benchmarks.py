@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they measured in the form that they promise. How fast anything is, no test judges."""
+"""The benchmarks run, and say what they measured in the form that they promise; no test judges how fast anything is."""
 
 from __future__ import annotations
 
