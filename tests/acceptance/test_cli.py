@@ -142,6 +142,20 @@ def test_misspelt_command_is_a_usage_error_with_a_suggestion(segue: Segue) -> No
     assert 'Did you mean "doctor"?' in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ledger", "list", "--limit", "9" * 20),
+        ("env", "add", "x", "--type", "test", "--promotion-order", "9" * 11),
+        ("demo", "--scale", "inf"),
+        ("demo", "--scale", "nan"),
+        ("demo", "--rate", "inf"),
+    ],
+)
+def test_number_beyond_all_sense_is_a_usage_error(segue: Segue, words: tuple[str, ...]) -> None:
+    assert segue(*words).expect(64).stderr.startswith("error: invalid value")
+
+
 def test_missing_option_is_a_usage_error_that_names_the_help(segue: Segue) -> None:
     done = segue("env", "add", "x").expect(64)
     assert 'error: missing option "--type"' in done.stderr

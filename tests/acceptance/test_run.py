@@ -225,6 +225,27 @@ def test_failing_validation_exits_with_findings(shop: Shop) -> None:
     assert "found 20000, expected 5" in outcome.stderr
 
 
+def test_null_is_a_result_that_can_be_expected(shop: Shop, store_url: str) -> None:
+    shop.segue(
+        "run",
+        shop.write(
+            head("nulls")
+            + "  - {name: none, kind: validate, query: SELECT NULL, scalar: null}\n"
+            + "  - {name: some, kind: validate, query: 'SELECT true, NULL', row: [true, 1], blocking: false}\n"
+        ),
+        "--env",
+        "shop",
+    ).expect(0)
+    said = shop.segue("logs").expect(0).stdout
+    assert "none: found null" in said
+    assert "some: found [true, null], expected [true, 1]" in said
+    with psycopg.connect(store_url) as connection:
+        kept = connection.execute(
+            "select expected::text, actual::text, passed from segue_store.migration_validations order by step_name"
+        ).fetchall()
+    assert kept == [("null", "null", True), ("[true, 1]", "[true, null]", False)]
+
+
 def test_refused_statement_fails_the_run_and_a_corrected_target_lets_it_go_on(shop: Shop) -> None:
     path = shop.write(
         head("refused")
@@ -362,6 +383,17 @@ def test_cancelled_run_can_only_be_taken_back(shop: Shop) -> None:
     assert shop.value(
         "select not exists (select from pg_attribute where attrelid = 'customers'::regclass and attname = 'full_name')"
     )
+
+
+def test_cancelled_rollback_is_not_said_to_go_on(shop: Shop) -> None:
+    path = shop.write(head("back") + sql_step("one", "CREATE TABLE one (id int)", "DROP TABLE nowhere"))
+    shop.segue("run", path, "--env", "shop").expect(0)
+    shop.segue("rollback", "--yes").expect(2)
+    assert "failed (rolling back)" in shop.segue("status").expect(0).stdout
+    shop.segue("cancel").expect(0)
+    said = shop.segue("status").expect(0).stdout
+    assert "cancelled" in said
+    assert "rolling back" not in said
 
 
 def test_rollback_takes_everything_back(shop: Shop) -> None:

@@ -15,9 +15,12 @@ app = noun(__doc__, example="segue demo")
 
 @app.command()
 def demo(
-    scale: Annotated[float, typer.Option("--scale", metavar="N", min=0.001, help="How much data; 1 is 1 GB.")] = 0.05,
+    scale: Annotated[
+        float, typer.Option("--scale", metavar="N", min=0.001, max=1000, help="How much data; 1 is 1 GB.")
+    ] = 0.05,
     rate: Annotated[
-        float, typer.Option("--rate", metavar="N", min=1, help="Transactions per second of the application.")
+        float,
+        typer.Option("--rate", metavar="N", min=1, max=100_000, help="Transactions per second of the application."),
     ] = 150.0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the databases and logs to look at.")] = False,
     format_: Format = Form.TEXT,

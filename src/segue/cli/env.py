@@ -39,7 +39,9 @@ def add(
     ] = None,
     promotion_order: Annotated[
         int | None,
-        typer.Option("--promotion-order", metavar="N", min=0, help="Place in a promotion, lowest first."),
+        typer.Option(
+            "--promotion-order", metavar="N", min=0, max=1_000_000, help="Place in a promotion, lowest first."
+        ),
     ] = None,
     data_size: Annotated[
         DataSize | None, typer.Option("--data-size", help="Instead of the measured size.", show_default=False)

@@ -16,7 +16,7 @@ app = noun(__doc__, example="segue ledger verify")
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many of the newest entries.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="How many of the newest entries.")] = 50,
     subject: Annotated[
         str | None, typer.Option("--subject", help="Only of this kind of thing, or this id.", show_default=False)
     ] = None,

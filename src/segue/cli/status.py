@@ -153,7 +153,7 @@ def _word(item: dict[str, Any]) -> str:
         return "interrupted"
     if item["requested"] and item["driven_by"]:
         return f"{item['status']} ({item['requested']} requested)"
-    back = item["direction"] == "backward" and item["status"] != "rolled-back"
+    back = item["direction"] == "backward" and item["status"] not in ("rolled-back", "cancelled")
     return f"{item['status']} (rolling back)" if back else str(item["status"])
 
 

@@ -223,7 +223,13 @@ class Record:
 
     def validation(self, verdict: Mapping[str, Any], *, step: str, tolerance: float, blocking: bool) -> None:
         """Keep what a validation found."""
+        from sqlalchemy import JSON
+
         from segue.store.ids import new_id
+
+        def kept(value: Any) -> Any:
+            # An expected or found NULL is a result; the column's own null means that there is none.
+            return JSON.NULL if value is None else value
 
         with self._store.session() as session:
             session.add(
@@ -233,8 +239,8 @@ class Record:
                     execution_id=self.execution,
                     step_name=step,
                     query=verdict["query"],
-                    expected=verdict["expected"],
-                    actual=verdict["actual"],
+                    expected=kept(verdict["expected"]),
+                    actual=kept(verdict["actual"]),
                     tolerance=tolerance,
                     passed=verdict["passed"],
                     blocking=blocking,
