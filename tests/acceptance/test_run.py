@@ -280,6 +280,18 @@ def test_step_that_needs_what_is_not_there_is_refused(shop: Shop, words: str, sa
     assert said in shop.segue("run", path, "--env", "shop").expect(3).stderr
 
 
+def test_plan_for_another_schema_than_the_environments_is_refused(shop: Shop) -> None:
+    with psycopg.connect(shop.url, autocommit=True) as connection:
+        connection.execute("create schema sales")
+    shop.add(shop.url, "--replace", "--schema", "sales")
+    step = sql_step("one", "CREATE TABLE one (id int)", "DROP TABLE one")
+    refused = shop.segue("run", shop.write(head("here") + step), "--env", "shop").expect(3)
+    assert 'changes the schema "public", but environment "shop" is for the schema "sales"' in refused.stderr
+    assert "target_schema: sales" in refused.stderr
+    shop.segue("run", shop.write(head("here", "target_schema: sales\n") + step), "--env", "shop").expect(0)
+    assert shop.value("select to_regclass('sales.one') is not null and to_regclass('public.one') is null")
+
+
 @pytest.mark.parametrize("strategy", ["rolling", "blue-green", "maintenance-window"])
 def test_strategy_that_is_not_there_is_refused(shop: Shop, strategy: str) -> None:
     path = shop.write(head("blocked", f"strategy: {strategy}\n") + sql_step("a", "SELECT 1"))
@@ -370,6 +382,16 @@ def test_pause_and_resume_from_another_process(shop: Shop) -> None:
     assert shop.status()["status"] == "paused"
     shop.segue("resume").expect(0)
     assert shop.value("select min(n), max(n) from customers") == (1, 1)
+
+
+def test_drift_during_a_pause_is_found(shop: Shop) -> None:
+    process = shop.segue.start("run", shop.plan("200ms"), "--env", "shop")
+    shop.wait(BEGUN)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 130
+    with psycopg.connect(shop.url) as connection:
+        connection.execute("create index stray on public.customers (last_name)")
+    assert "index stray on customers appeared" in shop.segue("resume").expect(3).stderr
 
 
 def test_cancelled_run_can_only_be_taken_back(shop: Shop) -> None:

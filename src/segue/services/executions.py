@@ -75,6 +75,7 @@ def run(
         env_row, url = environments.resolve(session, settings, environment)
         plan = _plan(plan_row, parts)
         _check_policy(plan, parts, env_row.type, env_row.deployment_type)
+        _check_schema(plan, environment, env_row.schema_name)
         _check_dependencies(session, plan, env_row.id)
         earlier = _latest(session, plan_row.id, env_row.id)
         if options.resume and (earlier is None or earlier.status not in UNFINISHED):
@@ -352,6 +353,16 @@ def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
         raise Blocked(
             "this environment is deployed on schedule, which needs workers and windows that this version lacks",
             hint="set its deployment type to manual with `segue env add --replace`",
+        )
+
+
+def _check_schema(plan: Plan, environment: str, schema: str) -> None:
+    """Refuse a plan for another schema than the one that the environment was added for; "public" says nothing."""
+    if schema not in ("public", plan.target_schema):
+        raise Blocked(
+            f'plan "{plan.plan}" changes the schema "{plan.target_schema}", '
+            f'but environment "{environment}" is for the schema "{schema}"',
+            hint=f"write `target_schema: {schema}` in the plan, or add an environment for the other schema",
         )
 
 
