@@ -184,10 +184,6 @@ class ChunkWriter(Protocol):
         """
         ...
 
-    def recorded(self, number: int) -> Chunk | None:
-        """Look whether the chunk of this number is done."""
-        ...
-
 
 class Target(Protocol):
     """A database under the lease of one execution."""

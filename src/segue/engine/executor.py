@@ -336,7 +336,11 @@ class Executor:
             if step.params.blocking:
                 raise
             return False
-        except (PauseRequested, CancelRequested, Interrupted, KeyboardInterrupt, FenceLost):
+        except (PauseRequested, CancelRequested, Interrupted):
+            # What the step did so far is ours: without this it could not be told from somebody else's change.
+            self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+            raise
+        except (KeyboardInterrupt, FenceLost):
             raise
         except SegueError as error:
             self.record.step(step.number, FORWARD, StepRunStatus.FAILED, error=_describe(error))
@@ -380,7 +384,10 @@ class Executor:
         began = clock.ticks()
         try:
             self._attempts(step, BACKWARD)
-        except (PauseRequested, CancelRequested, Interrupted, KeyboardInterrupt, FenceLost):
+        except (PauseRequested, CancelRequested, Interrupted):
+            self.target.remember(self.work.schema, StepRun(self, step, BACKWARD).key(0))
+            raise
+        except (KeyboardInterrupt, FenceLost):
             raise
         except SegueError as error:
             self.record.step(step.number, BACKWARD, StepRunStatus.FAILED, error=_describe(error))

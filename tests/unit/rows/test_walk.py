@@ -82,9 +82,6 @@ class Table:
                 raise OutcomeUnknown("lost after the commit")
             return chunk
 
-    def recorded(self, number: int) -> Chunk | None:
-        return next((chunk for chunk in self.done if chunk.number == number), None)
-
 
 def _number(key: tuple[str, ...] | None) -> int:
     return int(key[0]) if key else 0

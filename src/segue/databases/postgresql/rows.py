@@ -470,13 +470,6 @@ class _Writer:
             number, cut.after, cut.until, cut.meant, rows, recorded[0] if recorded else 0, worker, cut.lane, cut.lanes
         )
 
-    def recorded(self, number: int) -> Chunk | None:
-        """Look whether a chunk is done."""
-        row = self._connection.execute(
-            (_PROGRESS + " and number = %(number)s").encode(), {**_fields(self._work.effect), "number": number}
-        ).fetchone()
-        return _chunk(row) if row else None
-
 
 def _chunk(row: tuple[Any, ...]) -> Chunk:
     number, after, until, keys, rows, milliseconds, worker, lane, lanes = row
