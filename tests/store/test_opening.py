@@ -164,6 +164,21 @@ def test_a_lock_that_is_not_granted_is_busy(store: Store, new_plan: NewPlan) -> 
             session.execute(text("SET LOCAL lock_timeout = '50ms'; SELECT FROM segue_store.migration_plans"))
 
 
+def test_a_store_of_which_a_part_was_restored(store_url: str, tmp_path: Path) -> None:
+    assert opened(store_url, tmp_path) == "0001"
+    run_sql(store_url, "DELETE FROM segue_store.alembic_version")
+    error = refusal(store_url, tmp_path)
+    assert isinstance(error, ConfigurationError)
+    assert "is damaged: " in error.message
+
+
+def test_a_store_with_a_table_missing(store: Store) -> None:
+    with store.session() as session:
+        session.execute(text("DROP TABLE segue_store.workers"))
+    with pytest.raises(ConfigurationError, match="is damaged"), store.session() as session:
+        session.execute(text("SELECT * FROM segue_store.workers"))
+
+
 def test_other_errors_come_as_they_are(store: Store, new_plan: NewPlan) -> None:
     with pytest.raises(IntegrityError), store.session() as session:
         session.add_all([new_plan(), new_plan()])

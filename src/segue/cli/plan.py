@@ -62,8 +62,8 @@ def add(file: File, format_: Format = Form.TEXT, json_: Json = False) -> None:
         return
     words = {"added": "added", "replaced": "replaced", "unchanged": "is stored already, with this content"}
     output.say(
-        f'plan "{content["name"]}" {content["version"]} {words[added.outcome]}: {len(checked.plan.steps)} steps, '
-        f"risk {content['risk_level']}, about {_minutes(content['estimated_minutes'])} (predicted)"
+        f'plan "{content["name"]}" {content["version"]} {words[added.outcome]}: '
+        f"{_counted(len(checked.plan.steps), 'step')}, risk {content['risk_level']}, about {_minutes(content['estimated_minutes'])} (predicted)"
     )
     _findings(checked.prediction)
 
@@ -288,6 +288,10 @@ def _level(word: str) -> str:
 
 def _minutes(minutes: int) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _short(text: str) -> str:

@@ -178,10 +178,17 @@ class _Reader:
         fields = {key: entry.value.plain() for key, entry in root.entries.items() if key != "steps"}
         plan = self._validated(PlanFields, fields, root, "", extra=("steps",))
         steps = self._steps(root, steps_node)
+        for item in self._items(root, "depends_on"):
+            if plan is not None and item.value == plan.plan:
+                self._at(item, f'plan "{plan.plan}" depends on itself')
         if self.problems or plan is None:
             raise self._invalid()
         given = {name: getattr(plan, name) for name in plan.model_fields_set}
         return Plan(**given, steps=[step for step, _ in steps])
+
+    def _items(self, node: Node, key: str) -> list[Node]:
+        found = node.get(key)
+        return (found.items if found is not None else None) or []
 
     def _invalid(self) -> InvalidPlan:
         return InvalidPlan(self.source, self.problems, self.tree)

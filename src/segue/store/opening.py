@@ -200,6 +200,12 @@ def _understood(error: DBAPIError, url: str) -> SegueError | None:
             f"the store {where} refuses: {said}",
             hint="the role needs CREATE on the database the first time, and afterwards to own the schema segue_store",
         )
+    if code == "42P01":
+        # A table is missing that our mark says is there: somebody dropped it, or restored only a part.
+        return ConfigurationError(
+            f"the schema segue_store of the store {where} is damaged: {said}",
+            hint="restore the store from a backup, or point SEGUE_STORE at another database",
+        )
     if code == "25006":
         return ConfigurationError(f"the store {where} is read-only", hint="point SEGUE_STORE at the primary server")
     if code is None and any(words in said for words in _WRONG_URL):

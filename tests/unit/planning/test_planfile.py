@@ -72,6 +72,7 @@ def test_plan_is_read() -> None:
         ("timeout: 1m", "timeout: 1e999", ['8:14: step "add-column": "timeout": "1e999" is not a duration']),
         ("timeout: 1m", "retries: many", ['8:14: step "add-column": "retries" must be a whole number, not "many"']),
         ("timeout: 1m", "blocking: yes", ['8:15: "yes" is a boolean to some readers of YAML']),
+        ("steps:", "depends_on: [other, full-name]\nsteps:", ['5:21: plan "full-name" depends on itself']),
         ("timeout: 1m", "retries: 1" + "0" * 19, ['8:14: step "add-column": "retries" must be a smaller number']),
         ("version: 1.0.0", "version: 1.0", ['3:10: "version" must be a text: put 1.0 in quotes']),
         ("version: 1.0.0", 'version: "1.0"', ['3:10: "1.0" is not a semantic version']),

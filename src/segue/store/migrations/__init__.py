@@ -36,8 +36,9 @@ def upgrade(engine: Engine) -> bool:
     """Bring the store up to `HEAD` and return whether there was anything to do.
 
     Safe when several processes begin at once: one upgrades, the others wait for it. Raises ConfigurationError when the
-    store was made by a newer Segue.
+    store was made by a newer Segue, or when a part of it is missing.
     """
+    import psycopg
     from sqlalchemy import text
 
     with engine.connect() as connection:
@@ -50,7 +51,14 @@ def upgrade(engine: Engine) -> bool:
         if _is_current(revision(connection)):
             return False
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS segue_store"))
-        _run(connection)
+        try:
+            _run(connection)
+        except psycopg.errors.DuplicateTable as error:
+            # Tables are there without the mark that says which: somebody restored or changed a part of them.
+            raise ConfigurationError(
+                f"the schema segue_store of the store is damaged: {error.diag.message_primary}",
+                hint="restore the store from a backup, or point SEGUE_STORE at another database",
+            ) from error
     return True
 
 
