@@ -63,7 +63,8 @@ def add(file: File, format_: Format = Form.TEXT, json_: Json = False) -> None:
     words = {"added": "added", "replaced": "replaced", "unchanged": "is stored already, with this content"}
     output.say(
         f'plan "{content["name"]}" {content["version"]} {words[added.outcome]}: '
-        f"{_counted(len(checked.plan.steps), 'step')}, risk {content['risk_level']}, about {_minutes(content['estimated_minutes'])} (predicted)"
+        f"{_counted(len(checked.plan.steps), 'step')}, "
+        f"risk {content['risk_level']}, about {_minutes(content['estimated_minutes'])} (predicted)"
     )
     _findings(checked.prediction)
 
