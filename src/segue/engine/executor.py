@@ -223,7 +223,9 @@ class Executor:
     def _begin(self, direction: str) -> None:
         self.record.begin(direction=direction, fence=self.target.fence)
         steps = [(step.number, step.params.name, step.kind.kind) for step in self.work.steps]
-        self.record.open_steps(steps, direction)
+        # Both ways for an undo: a process killed at its very beginning has not made the rows of its own.
+        for way in dict.fromkeys((FORWARD, direction)):
+            self.record.open_steps(steps, way)
         for who in self.target.taken_over:
             self.record.log("took-over", f"ended a session that an earlier run left behind: {who}", level="warning")
         self.target.taken_over.clear()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.control import CancelRequested, PauseRequested
-from segue.errors import Interrupted
+from segue.errors import FenceLost, Interrupted
 from segue.model.lifecycles import BatchStatus, JobStatus
 from segue.store.tables.jobs import BatchRow, JobRow
 from segue.store.transitions import advance
@@ -63,6 +63,7 @@ class Job:
         self._count = len(done)
         self._time = sum(chunk.milliseconds for chunk in done)
         with store.session() as session:
+            record.guard(session)
             job = session.scalars(select(JobRow).where(JobRow.job_name == name)).one_or_none()
             if job is None:
                 job = JobRow(
@@ -142,6 +143,8 @@ class Job:
 
     def stop(self, error: BaseException) -> None:
         """Close the record for now."""
+        if isinstance(error, FenceLost):
+            return  # the job is another process's by now
         self._flush()
         if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt):
             self._close(JobStatus.PAUSED, paused_at=clock.now())
@@ -152,6 +155,7 @@ class Job:
 
     def _close(self, status: JobStatus, **columns: Any) -> None:
         with self._store.session() as session:
+            self._record.guard(session)
             job = session.get(JobRow, self._id)
             if job is not None and job.status != status:
                 advance(session, job, status, actor=self._record.actor, **columns)
@@ -174,6 +178,7 @@ class Job:
         share = percent if percent is not None else min(99.9, 100.0 * self._keys / max(self._total, self._keys, 1))
         completion = now + timedelta(seconds=left / rate) if rate and known else None
         with self._store.session() as session:
+            self._record.guard(session)
             if chunks:
                 session.execute(
                     insert(BatchRow),

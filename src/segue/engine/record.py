@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.events import Event, Watch
-from segue.errors import InternalError
+from segue.errors import FenceLost, InternalError
 from segue.model.lifecycles import ExecutionStatus, PlanStatus, StepRunStatus
 from segue.store.tables.executions import ExecutionRow, LogRow, StepRunRow
 from segue.store.tables.plans import PlanRow, ValidationRow
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """The store's record of one execution. Every method is one transaction."""
+    """The store's record of one execution. Every method is one transaction.
 
-    def __init__(self, store: Store, execution: str, *, actor: str, owner: str, watch: Watch) -> None:
+    `seen` is the fence that the execution had when this process chose it. What moves the record raises FenceLost when
+    another process has driven or ended the execution since: one that was stopped and wakes must not write over it.
+    """
+
+    def __init__(
+        self, store: Store, execution: str, *, actor: str, owner: str, watch: Watch, seen: int | None = None
+    ) -> None:
         self._store = store
         self.execution = execution
         self.actor = actor
         self._owner = owner
+        self._fence = seen
         self._watch = watch
 
     # -- the execution
@@ -36,7 +43,9 @@ class Record:
     def begin(self, *, direction: str, fence: int) -> None:
         """Say that this process drives the execution now, in this direction."""
         with self._store.session() as session:
-            row = self._row(session)
+            row = self._row(session, lock=True)
+            if row.fence != self._fence:
+                raise self._lost(row)
             columns: dict[str, Any] = {
                 "direction": direction,
                 "fence": fence,
@@ -55,6 +64,7 @@ class Record:
                     session, row, ExecutionStatus.RUNNING, actor=self.actor, detail={"direction": direction}, **columns
                 )
             self._move_plan(session, row.plan, PlanStatus.EXECUTING)
+        self._fence = fence
         journal.point("execution-running")
 
     def end(
@@ -67,7 +77,7 @@ class Record:
     ) -> None:
         """Say how the execution ended, for now or for good."""
         with self._store.session() as session:
-            row = self._row(session)
+            row = self.guard(session)
             now = clock.now()
             over = status in (ExecutionStatus.COMPLETED, ExecutionStatus.ROLLED_BACK, ExecutionStatus.CANCELLED)
             advance(
@@ -102,7 +112,7 @@ class Record:
     def requests(self) -> tuple[bool, bool]:
         """Return whether a pause or a cancel is asked for; leave a sign of life."""
         with self._store.session() as session:
-            row = self._row(session)
+            row = self.guard(session)
             row.heartbeat_at = clock.now()
             return row.pause_requested, row.cancel_requested
 
@@ -161,6 +171,7 @@ class Record:
         from sqlalchemy import func, select
 
         with self._store.session() as session:
+            row = self.guard(session)
             run = session.scalars(
                 select(StepRunRow).where(
                     StepRunRow.execution_id == self.execution,
@@ -185,7 +196,6 @@ class Record:
             if detail is not None:
                 run.detail = {**(run.detail or {}), **detail}
             session.flush()
-            row = self._row(session)
             row.current_step = run.step_name if to is StepRunStatus.RUNNING else row.current_step
             row.heartbeat_at = now
             done = session.scalar(
@@ -249,8 +259,23 @@ class Record:
 
     # -- parts
 
-    def _row(self, session: Session) -> ExecutionRow:
-        row = session.get(ExecutionRow, self.execution)
+    def guard(self, session: Session) -> ExecutionRow:
+        """Return the execution's row, locked for this transaction; raise FenceLost when it is not ours any more."""
+        row = self._row(session, lock=True)
+        if row.lease_owner != self._owner or row.fence != self._fence:
+            raise self._lost(row)
+        return row
+
+    def _lost(self, row: ExecutionRow) -> FenceLost:
+        by = f'"{row.lease_owner}" drives it' if row.lease_owner else f"it is {row.status}"
+        return FenceLost(
+            f"execution {row.id} is not this process's any more: {by}; this process stops",
+            hint="`segue status` shows how it stands",
+        )
+
+    def _row(self, session: Session, *, lock: bool = False) -> ExecutionRow:
+        # Without a lock on the key, which every new line of the log refers to.
+        row = session.get(ExecutionRow, self.execution, with_for_update={"key_share": True} if lock else None)
         if row is None:
             raise InternalError(f'execution "{self.execution}" is not in the store')
         return row

@@ -86,9 +86,9 @@ def run(
         execution_id, fresh = _choose(session, plan_row, env_row.id, earlier)
         if execution_id is None:
             return Outcome(earlier.id if earlier else "", nothing_to_do=True)
-    _drive(
-        store, settings, parts, plan, execution_id, url, options, watch, direction=FORWARD, create=(environment, fresh)
-    )
+        seen = earlier.fence if earlier is not None and earlier.id == execution_id else None
+    create = (environment, fresh)
+    _drive(store, settings, parts, plan, execution_id, url, options, watch, direction=FORWARD, seen=seen, create=create)
     return Outcome(execution_id)
 
 
@@ -136,8 +136,8 @@ def rollback(
                 hint="add the version that was run again; its undo is not this one's",
             )
         _, url = environments.resolve(session, settings, row.environment.name)
-        identity = row.id
-    _drive(store, settings, parts, plan, identity, url, options, watch, direction=BACKWARD)
+        identity, seen = row.id, row.fence
+    _drive(store, settings, parts, plan, identity, url, options, watch, direction=BACKWARD, seen=seen)
     return Outcome(identity)
 
 
@@ -497,6 +497,7 @@ def _drive(
     watch: Watch,
     *,
     direction: str,
+    seen: int | None,
     create: tuple[str, int | None] | None = None,
 ) -> None:
     """Take the target and drive the execution; the store's row is made once the target is held."""
@@ -530,7 +531,7 @@ def _drive(
             accept_drift=options.accept_drift,
             resolve=options.resolve,
         )
-        record = Record(store, execution, actor=settings.user, owner=owner, watch=watch)
+        record = Record(store, execution, actor=settings.user, owner=owner, watch=watch, seen=seen)
         executor = Executor(store, record, target, database, work)
         if direction == FORWARD:
             executor.forward()
