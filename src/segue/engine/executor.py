@@ -357,7 +357,7 @@ class Executor:
             detail={"lock_waits": slices, "lock_wait_ms": round((self.target.waits.seconds - waits[1]) * 1000)},
         )
         took = clock.ticks() - began
-        words = f"done in {duration(took)}" + (f", {slices} waits for locks" if slices else "")
+        words = f"done in {duration(took)}" + (f", {slices} wait{'s' * (slices != 1)} for locks" if slices else "")
         self.record.log("step-completed", words, step=name, seconds=took, kind=step.kind.kind)
         return True
 

@@ -195,7 +195,7 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
 
     from segue.store.tables.executions import ExecutionRow
 
-    query = select(ExecutionRow).order_by(ExecutionRow.started_at.desc().nulls_first())
+    query = select(ExecutionRow).order_by(*_latest_first())
     if execution is None:
         row = session.scalars(query.limit(1)).first()
         if row is None:
@@ -207,6 +207,15 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
     if len(rows) > 1:
         raise UsageError(f'"{execution}" is the beginning of several executions', hint="write more of it")
     return rows[0]
+
+
+def _latest_first() -> tuple[Any, ...]:
+    """Order executions by when they were last worked on: one that was resumed is the latest again."""
+    from sqlalchemy import func
+
+    from segue.store.tables.executions import ExecutionRow
+
+    return (func.coalesce(ExecutionRow.heartbeat_at, ExecutionRow.started_at).desc().nulls_first(),)
 
 
 def driven(row: ExecutionRow) -> bool:
@@ -290,9 +299,7 @@ def latest(session: Session, *, limit: int = 20) -> Sequence[ExecutionRow]:
 
     from segue.store.tables.executions import ExecutionRow
 
-    return session.scalars(
-        select(ExecutionRow).order_by(ExecutionRow.started_at.desc().nulls_first()).limit(limit)
-    ).all()
+    return session.scalars(select(ExecutionRow).order_by(*_latest_first()).limit(limit)).all()
 
 
 def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -324,7 +331,13 @@ def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10
 def _plan(row: PlanRow, parts: Parts) -> Plan:
     from segue.planning import planfile
 
-    return planfile.from_document(row.document, parts.steps, source=f'stored plan "{row.plan_name}"')
+    plan = planfile.from_document(row.document, parts.steps, source=f'stored plan "{row.plan_name}"')
+    if planfile.digest(plan) != row.plan_hash:
+        raise Blocked(
+            f'stored plan "{row.plan_name}" is not the one that was added: somebody changed it in the store',
+            hint="add it again from its file with `segue plan add --replace`, which is recorded",
+        )
+    return plan
 
 
 def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
