@@ -72,7 +72,8 @@ def drift(connection: psycopg.Connection[Any], schema: str, execution: str) -> D
     the next record: an execution that was broken off and left alone must not hide drift for ever.
     """
     row = connection.execute(
-        "select fingerprint, objects, to_char(at, 'YYYY-MM-DD HH24:MI:SS') || ' UTC' from segue.schema_state where schema = %s",
+        "select fingerprint, objects, to_char(at, 'YYYY-MM-DD HH24:MI:SS') || ' UTC' from segue.schema_state "
+        "where schema = %s",
         [schema],
     ).fetchone()
     if row is None:
