@@ -23,13 +23,14 @@ def password(url: str) -> str:
     return str(conninfo_to_dict(url)["password"])
 
 
-def leave_traces(url: str) -> None:
+def leave_traces(url: str, execution: str = "e1") -> None:
     """Leave in a database what a migration leaves there."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SUPPORT.read_bytes())
         connection.execute(
             "INSERT INTO segue.history (execution, plan, plan_hash, step, direction, part, state, fence) "
-            "VALUES ('e1', 'add-names', '0', 'add', 'forward', 1, 'done', 1)"
+            "VALUES (%s, 'add-names', '0', 'add', 'forward', 1, 'done', 1)",
+            [execution],
         )
 
 
@@ -216,9 +217,11 @@ def test_clean_is_refused_while_a_fence_is_armed(segue: Segue, database: str) ->
     assert has_schema(database)
 
 
-def test_clean_drops_nothing_that_somebody_else_built_on_it(segue: Segue, database: str) -> None:
+def test_clean_drops_nothing_that_somebody_else_built_on_it(
+    segue: Segue, database: str, executed: Callable[..., str]
+) -> None:
     add(segue, database).expect(0)
-    leave_traces(database)
+    leave_traces(database, executed("rolled-back"))
     with psycopg.connect(database) as connection:
         connection.execute("CREATE VIEW public.progress AS SELECT * FROM segue.chunk")
     done = segue("env", "clean", "shop", "--yes").expect(3)
@@ -226,9 +229,28 @@ def test_clean_drops_nothing_that_somebody_else_built_on_it(segue: Segue, databa
     assert has_schema(database)
 
 
-def test_clean_keeps_the_history_in_the_ledger(segue: Segue, database: str) -> None:
+def test_clean_keeps_what_an_execution_of_another_store_still_needs(segue: Segue, database: str) -> None:
     add(segue, database).expect(0)
     leave_traces(database)
+    done = segue("env", "clean", "shop", "--yes").expect(3)
+    assert "e1  of another store" in done.stderr
+    assert has_schema(database)
+
+
+def test_clean_keeps_what_an_execution_under_another_name_still_needs(
+    segue: Segue, database: str, executed: Callable[..., str]
+) -> None:
+    add(segue, database).expect(0)
+    add(segue, database, "alias").expect(0)
+    leave_traces(database, executed("failed"))
+    done = segue("env", "clean", "alias", "--yes").expect(3)
+    assert "failed in shop" in done.stderr
+    assert has_schema(database)
+
+
+def test_clean_keeps_the_history_in_the_ledger(segue: Segue, database: str, executed: Callable[..., str]) -> None:
+    add(segue, database).expect(0)
+    leave_traces(database, executed("rolled-back"))
     segue("env", "clean", "shop").expect(64)
     done = segue("env", "clean", "shop", "--yes", "--json").expect(0)
     assert done.json["history_kept"] == 1

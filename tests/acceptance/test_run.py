@@ -328,6 +328,44 @@ def test_target_set_back_behind_our_back_needs_a_person(shop: Shop) -> None:
     assert "the target does not show it" in outcome.stderr
 
 
+def test_undo_that_the_target_knows_nothing_of_is_not_claimed(shop: Shop) -> None:
+    path = shop.write(head("moved") + sql_step("first", "UPDATE customers SET n = n + 1", "SELECT 1"))
+    shop.segue("run", path, "--env", "shop").expect(0)
+    identity = shop.status()["execution"]
+    shop.segue("env", "clean", "shop", "--yes").expect(0)
+    outcome = shop.segue("rollback", identity).expect(5)
+    assert "--resolve not-done" in outcome.stderr
+    assert shop.status()["status"] == "completed"
+    shop.segue("rollback", identity, "--resolve", "not-done").expect(0)
+    assert shop.status()["status"] == "rolled-back"
+
+
+def test_half_done_backfill_whose_progress_is_gone_does_not_begin_anew(shop: Shop) -> None:
+    path = shop.write(
+        head("halfway")
+        + "  - name: fill\n    kind: backfill\n    table: customers\n    set: {n: n + 1}\n"
+        + "    batch: {size: 1, max: 1}\n    timeout: 0.3s\n"
+    )
+    shop.segue("run", path, "--env", "shop").expect(2)
+    with psycopg.connect(shop.url) as connection:
+        connection.execute("drop schema segue cascade")
+    assert "its record there" in shop.segue("run", "halfway", "--env", "shop").expect(5).stderr
+    assert shop.value("select max(n) from customers") == 1
+
+
+def test_plan_that_was_changed_in_the_store_is_refused(shop: Shop, store_url: str) -> None:
+    path = shop.write(head("edited") + sql_step("first", "UPDATE customers SET n = n + 1", "SELECT 1"))
+    shop.segue("plan", "add", path).expect(0)
+    with psycopg.connect(store_url) as connection:
+        connection.execute(
+            "update segue_store.migration_plans "
+            "set document = jsonb_set(document, '{steps,0,sql}', '\"DELETE FROM customers\"')"
+        )
+    assert "changed it in the store" in shop.segue("run", "edited", "--env", "shop").expect(3).stderr
+    shop.segue("plan", "add", path).expect(0)
+    shop.segue("run", "edited", "--env", "shop").expect(0)
+
+
 def test_target_that_is_not_there_is_said(shop: Shop) -> None:
     nowhere = psycopg.conninfo.make_conninfo(shop.url, host="127.0.0.1", port="1")
     shop.segue("env", "add", "nowhere", "--type", "test", "--url-stdin", text=nowhere).expect(0)

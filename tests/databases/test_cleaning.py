@@ -87,3 +87,16 @@ def test_after_a_cleaning_work_begins_afresh(database: str, open_target: Open) -
     target = open_target(database)
     assert target.fence == 1
     apply(target, "CREATE TABLE t (id int)")
+
+
+def test_what_segue_did_not_make_is_not_dropped(database: str, open_target: Open) -> None:
+    open_target(database).close()
+    # As psql would make it for a role named "segue", whose search_path begins with the schema of its name.
+    run_sql(database, "CREATE TABLE segue.precious AS SELECT 1 AS n")
+    with pytest.raises(Blocked) as caught:
+        clean(database, holder="tester", export=keep([]))
+    assert caught.value.details == ["segue.precious"]
+    assert value(database, "SELECT n FROM segue.precious") == 1
+    run_sql(database, "ALTER TABLE segue.precious SET SCHEMA public")
+    assert clean(database, holder="tester", export=keep([]))
+    assert value(database, "SELECT n FROM public.precious") == 1

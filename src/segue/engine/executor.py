@@ -312,11 +312,28 @@ class Executor:
 
     def _confirm(self, step: PlannedStep) -> None:
         """Ask the target about a step that the store says is done: it may have been set back behind our back."""
-        if step.kind.effects and step.kind.observe(StepRun(self, step, FORWARD)) is not Observed.DONE:
+        if not self._shown(step):
             raise CannotTell(
                 f'step "{step.params.name}" was completed, but the target does not show it',
                 hint="was the target restored from a backup? Roll this execution back or start from a target that fits",
             )
+
+    def _shown(self, step: PlannedStep) -> bool:
+        """Return whether the target shows that a step took place; a question takes none."""
+        return not step.kind.effects or step.kind.observe(StepRun(self, step, FORWARD)) is Observed.DONE
+
+    def _not_there(self, step: PlannedStep) -> None:
+        """Pass over the undo of a step that the target does not show, on a person's word alone."""
+        name = step.params.name
+        if self.work.resolve is not Observed.NOT_DONE:
+            raise CannotTell(
+                f'step "{name}" was completed, but the target does not show it: what to undo cannot be told',
+                hint="is this another database, one restored from a backup, or was `segue env clean` run? Look at it; "
+                "where the step's effect is not there, `segue rollback EXECUTION --resolve not-done` passes over it",
+            )
+        self.record.log("not-there", "taken as not done on a person's word", step=name, level="warning")
+        self.record.step(step.number, FORWARD, StepRunStatus.UNDONE)
+        self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
 
     def _run_step(self, step: PlannedStep) -> bool:
         """Run one step with its retries; return False when it failed and that only warns."""
@@ -377,6 +394,9 @@ class Executor:
                     self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
                 continue
             self.control.boundary()
+            if was == StepRunStatus.COMPLETED and not self._shown(step):
+                self._not_there(step)
+                continue
             self._undo_step(step, was)
 
     def _undo_step(self, step: PlannedStep, was: str) -> None:

@@ -255,6 +255,8 @@ def clean(store: Store, settings: Settings, name: str, database: Callable[[str],
     def export(rows: list[dict[str, Any]]) -> None:
         nonlocal kept
         kept = len(rows)
+        with store.session() as session:
+            _refuse_needed(session, {str(row["execution"]) for row in rows})
         # A transaction of its own, committed before anything is dropped: a crash in between leaves a history that is
         # kept twice, never one that is lost.
         with store.session() as session:
@@ -360,6 +362,27 @@ def _refuse_running(session: Session, row: EnvironmentRow, verb: str, states: tu
             f'the environment "{row.name}" cannot be {verb}: an execution on it has not ended',
             details=[f"{found.id}  {found.plan.plan_name}  {found.status}" for found in running],
             hint="`segue status` shows it; finish it, roll it back or `segue cancel` it first",
+        )
+
+
+def _refuse_needed(session: Session, executions: set[str]) -> None:
+    """Refuse to remove the history of executions that go by another environment's name, or by another store's."""
+    from sqlalchemy import select
+
+    from segue.store.tables.executions import ExecutionRow
+
+    known = {row.id: row for row in session.scalars(select(ExecutionRow).where(ExecutionRow.id.in_(executions)))}
+    details = [f"{name}  of another store" for name in sorted(executions - known.keys())]
+    details += [
+        f"{row.id}  {row.plan.plan_name}  {row.status} in {row.environment.name}"
+        for row in known.values()
+        if row.status in RESUMABLE or (row.window_until is not None and row.window_until > now())
+    ]
+    if details:
+        raise Blocked(
+            "other executions on this database may still need what would be removed",
+            details=details,
+            hint="finish or roll them back where they were started; without it, one would repeat what it has done",
         )
 
 

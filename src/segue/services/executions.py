@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine.events import Watch, nobody
-from segue.errors import Blocked, NotFound, UsageError
+from segue.errors import Blocked, CannotTell, NotFound, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
 from segue.services import environments, plans
@@ -335,7 +335,7 @@ def _plan(row: PlanRow, parts: Parts) -> Plan:
     if planfile.digest(plan) != row.plan_hash:
         raise Blocked(
             f'stored plan "{row.plan_name}" is not the one that was added: somebody changed it in the store',
-            hint="add it again from its file with `segue plan add --replace`, which is recorded",
+            hint="`segue plan add FILE` puts the true one back, and keeps the other in the ledger",
         )
     return plan
 
@@ -524,6 +524,14 @@ def _drive(
     owner = _owner(settings)
     target = database.open_target(url, execution=execution, holder=owner, schema=plan.target_schema)
     try:
+        if seen is not None and target.fence <= seen and options.resolve is None:
+            # The fence only grows: here it began anew, and what the target showed of a step half done went with it.
+            raise CannotTell(
+                f"execution {execution} has worked on this target before, but the target does not show it: its record "
+                'there (schema "segue") is gone, or older than the execution',
+                hint="is this another database, or one restored from a backup? Look at it; where nothing of the "
+                "execution is there, `segue rollback EXECUTION --resolve not-done` closes it, and a new run may follow",
+            )
         if create is not None and create[1] is not None:
             _create(store, settings, plan, execution, environment=create[0], number=create[1])
             journal.point("execution-created")
@@ -567,6 +575,9 @@ def _ordered(plan: Plan, parts: Parts) -> list[PlannedStep]:
 
 
 def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, environment: str, number: int) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    from segue.errors import Busy
     from segue.planning import planfile
     from segue.store import ledger
     from segue.store.tables.executions import ExecutionRow
@@ -587,6 +598,13 @@ def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, env
                 started_at=clock.now(),
             )
         )
+        try:
+            session.flush()
+        except IntegrityError as error:
+            raise Busy(
+                f'"{plan.plan}" was started in "{environment}" by somebody else at the same moment',
+                hint="`segue status` shows that execution",
+            ) from error
         ledger.append(
             session,
             actor=settings.user,

@@ -120,7 +120,16 @@ def add(session: Session, settings: Settings, checked: Checked) -> Added:
     plan = checked.plan
     row = _find(session, plan.plan, lock=True)
     if row is not None and row.plan_hash == checked.digest:
-        return Added(row, "unchanged", checked)
+        document = planfile.document(plan)
+        if row.document == document:
+            return Added(row, "unchanged", checked)
+        # Changed in the store, past Segue: the hash still says what was added, so this file is the true one.
+        found = {"document": row.document, "plan_hash": row.plan_hash}
+        ledger.append(
+            session, actor=settings.user, action="restored", subject="migration_plans", subject_id=row.id, detail=found
+        )
+        row.document = document
+        return Added(row, "replaced", checked)
     detail: dict[str, Any] = {"plan": plan.plan, "version": plan.version, "plan_hash": checked.digest}
     outcome = "added"
     if row is None:

@@ -32,6 +32,10 @@ _RELATIONS = """
     ORDER BY relname
 """
 
+#: What support.sql makes. A role named like the schema has it first in its own search_path, so that tables of the
+#: application's may have been made here by mistake: those are not ours to drop.
+OWN = frozenset({"lease", "history", "chunk", "schema_state", "history_id_seq"})
+
 #: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
 KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))
 
@@ -87,6 +91,13 @@ def _drop(connection: psycopg.Connection[Any]) -> None:
     from psycopg import sql
 
     relations = connection.execute(_RELATIONS).fetchall()
+    foreign = [f"segue.{name}" for _, name in relations if name not in OWN]
+    if foreign:
+        raise Blocked(
+            f'the schema "segue" holds {len(foreign)} objects that Segue did not make',
+            details=foreign,
+            hint="move them elsewhere (ALTER TABLE … SET SCHEMA public) or drop them first",
+        )
     try:
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', %s, true)", [PATIENCE])
