@@ -387,3 +387,33 @@ def test_a_foreign_folder_for_the_socket_is_refused(home: Path) -> None:
             pass
     finally:
         sockets.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to write a file of root's")
+def test_a_link_in_the_servers_folder_leads_root_nowhere(home: Path) -> None:
+    precious = home / "precious"
+    precious.write_text("root's own")
+    cluster = Cluster(home / "pg")
+    with cluster.use():
+        conf = cluster._place().data / "segue.conf"
+    # As any process that runs as `nobody` could.
+    conf.unlink()
+    conf.symlink_to(precious)
+    with cluster.use():
+        assert cluster.running()
+    assert not conf.is_symlink()
+    assert (precious.read_text(), precious.stat().st_uid) == ("root's own", 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a file to give away")
+def test_a_link_in_somebody_elses_home_gives_no_file_of_roots_away(home: Path) -> None:
+    precious = home / "precious"
+    precious.write_text("root's own")
+    theirs = home / "theirs"
+    theirs.mkdir()
+    (theirs / "door").symlink_to(precious)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(ConfigurationError, match="cannot be opened"), Cluster(theirs).use():
+        pass
+    assert precious.stat().st_uid == 0
+    (theirs / "door").unlink()

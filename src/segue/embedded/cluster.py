@@ -381,8 +381,15 @@ class Cluster:
         words |= self._options
         path = place.data / "segue.conf"
         quoted = {name: value.replace("\\", "\\\\").replace("'", "''") for name, value in words.items()}
-        path.write_text("".join(f"{name} = '{value}'\n" for name, value in quoted.items()))
-        place.account.own(path, 0o600)
+        # Renamed into place: in the server's own folder, its user could have put a link to a file of root's.
+        draft = place.folder / f".segue.conf-{secrets.token_hex(4)}"
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write("".join(f"{name} = '{value}'\n" for name, value in quoted.items()))
+            place.account.own(draft, 0o600)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _port(self, place: Placement, *, choose: bool = False) -> int:
         """Return the port; without TCP it is only a part of the socket's name."""

@@ -20,9 +20,11 @@ class FileLock:
 
     def _open(self) -> int:
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             folder = self.path.parent.stat()
-            if os.geteuid() == 0 and folder.st_uid != 0 and os.fstat(descriptor).st_uid == 0:
+            found = os.fstat(descriptor)
+            # Never a link: in a folder of somebody else's, root would give a file of its own away.
+            if os.geteuid() == 0 and folder.st_uid != 0 and found.st_uid == 0 and found.st_nlink == 1:
                 # Otherwise root's visit would shut the folder's owner out for good.
                 os.fchown(descriptor, folder.st_uid, folder.st_gid)
         except OSError as error:

@@ -58,10 +58,15 @@ def from_environment(environ: Mapping[str, str]) -> str | None:
     return " ".join(f"{word}={_quoted(value)}" for word, value in given.items())
 
 
+def is_whole(text: str) -> bool:
+    """Return whether a URL can be told apart into its parts; of one that cannot, nothing may be shown."""
+    return "://" not in text or _split(text).netloc != "?"
+
+
 def has_password(text: str) -> bool:
     """Return whether a URL holds a password, in any of the places where one can be written."""
     if "://" not in text:
-        return bool(_SECRET & pairs(text).keys())
+        return bool(_SECRET & {word.lower() for word in pairs(text)})
     parts = _split(text)
     if parts.netloc == "?":
         return "@" in text
@@ -107,10 +112,21 @@ def redact(text: str) -> str:
 
 def _split(text: str) -> SplitResult:
     try:
-        return urlsplit(text)
+        parts = urlsplit(text)
     except ValueError:
-        # A broken address, such as a bracket that is not closed: nothing of it is safe to show.
+        parts = None  # such as a bracket that is not closed
+    if parts is None or _is_cut(parts):
+        # Nothing of a broken address is safe to show.
         return SplitResult("postgresql", "?", "", "", "")
+    return parts
+
+
+def _is_cut(parts: SplitResult) -> bool:
+    """Return whether a password with a bare `/`, `?` or `#` in it has cut the URL in two, before the host."""
+    if "@" in parts.netloc:
+        return False
+    ports = (host.rpartition("]")[2].partition(":")[2] for host in parts.netloc.split(","))
+    return "@" in parts.path + parts.fragment or any(port and not port.isdigit() for port in ports)
 
 
 def _quoted(value: str) -> str:

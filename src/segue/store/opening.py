@@ -179,9 +179,13 @@ def place(url: str) -> str:
     """Return where a URL leads, for messages: host, port and database, never user or password."""
     import psycopg
 
+    from segue.model import urls
+
     try:
         given = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
+        return "an unreadable URL"
+    if not urls.is_whole(url):
         return "an unreadable URL"
     host = str(given.get("host") or given.get("hostaddr") or "localhost")
     port = f":{given['port']}" if given.get("port") else ""
@@ -223,6 +227,8 @@ def _understood(error: DBAPIError, url: str) -> SegueError | None:
 def _first_line(error: DBAPIError, url: str) -> str:
     import psycopg
 
+    from segue.model import urls
+
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
     # Where several addresses were tried, the last line says what the server said.
@@ -231,5 +237,8 @@ def _first_line(error: DBAPIError, url: str) -> str:
     try:
         password = psycopg.conninfo.conninfo_to_dict(url).get("password")
     except psycopg.ProgrammingError:
-        password = None
+        # libpq quotes what it cannot read, and that may be a password with a bare % or the like.
+        return said.partition(': "')[0]
+    if not urls.is_whole(url):
+        return "the URL cannot be read; in it, a password's own signs are written as %2F for / and so on"
     return said.replace(str(password), "…") if password else said

@@ -20,6 +20,11 @@ from segue.model import urls
         "host=host password=hush",
         "host = host password = 'hu sh'",
         "postgresql://me:hush@[broken/shop",
+        "postgresql://me:hu/sh@host/shop",
+        "postgresql://me:hu#sh@host/shop",
+        "postgresql://me:hu?sh@host/shop",
+        "postgresql://me:12/hush@host/shop",
+        "PASSWORD=hush host=host",
     ],
 )
 def test_password_is_found_and_never_public(url: str) -> None:
@@ -43,6 +48,9 @@ def test_url_without_password_is_known_as_such(url: str) -> None:
         ("host=host port=5433 dbname='my shop'", "host:5433/my shop"),
         ("service=shop password=hush", "service=shop"),
         ("postgresql://me@host", "host"),
+        ("postgresql://one:5432,two:5433/shop", "one:5432,two:5433/shop"),
+        ("postgresql://[::1]:5432/shop", "[::1]:5432/shop"),
+        ("postgresql://[::1]/shop?user=me@corp", "[::1]/shop"),
     ],
 )
 def test_place_says_where_a_url_leads(url: str, place: str) -> None:

@@ -74,7 +74,11 @@ def explain(error: psycopg.Error, where: str) -> SegueError:
     if error.sqlstate is None:
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             return _refused(redact(str(error)), where)
-        return ConfigurationError(f"{where}: {text}", hint="check the URL")
+        # What libpq cannot read of a URL it quotes, and that may be a password with a bare % or the like.
+        text = re.sub(r'(?s): ".*|(?<=after )".*?"', "", text)
+        return ConfigurationError(
+            f"{where}: {text}", hint="check the URL; in it, a password's own signs are written as %25 for % and so on"
+        )
     kind, hint = _meaning(error.sqlstate)
     details = [
         f"{label}: {redact(value)}"
