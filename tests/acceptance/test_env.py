@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -299,20 +300,17 @@ class Pooler:
 
     @staticmethod
     def _pass(client: socket.socket, server: socket.socket) -> None:
-        while data := client.recv(65536):
-            server.sendall(data)
-        server.close()
+        # Whichever side hangs up first, the other thread may have closed both by now.
+        with contextlib.suppress(OSError), server:
+            while data := client.recv(65536):
+                server.sendall(data)
 
     @staticmethod
     def _answer(server: socket.socket, client: socket.socket) -> None:
         """Pass the server's messages on, with another process id in the one that names it."""
-        stream = server.makefile("rb")
-        while head := stream.read(5):
-            body = stream.read(int.from_bytes(head[1:], "big") - 4)
-            if head[:1] == b"K":
-                body = (99_999_999).to_bytes(4, "big") + body[4:]
-            try:
+        with contextlib.suppress(OSError), client, server.makefile("rb") as stream:
+            while head := stream.read(5):
+                body = stream.read(int.from_bytes(head[1:], "big") - 4)
+                if head[:1] == b"K":
+                    body = (99_999_999).to_bytes(4, "big") + body[4:]
                 client.sendall(head + body)
-            except OSError:
-                return
-        client.close()
