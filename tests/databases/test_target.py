@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from fix_targets import Open, run_sql, terminate, value
+from fix_targets import Open, apply, run_sql, terminate, value
 
 from segue.errors import OutcomeUnknown, SegueError, StepFailed
 
@@ -82,3 +82,13 @@ def test_a_look_at_the_target_is_cheap_and_whole(any_database: str, open_target:
     assert sample.wal_bytes > 0
     assert sample.active >= 1
     assert sample.round_trip_ms >= 0
+
+
+def test_what_a_block_sets_for_the_session_ends_with_its_step(database: str, open_target: Open) -> None:
+    run_sql(database, "CREATE SCHEMA other", "CREATE TABLE other.t (n int)", "CREATE TABLE t (n int)")
+    target = open_target(database)
+    block = "DO $$ BEGIN SET search_path TO other; SET row_security TO on; SET ROLE pg_monitor; END $$"
+    apply(target, block, step="one")
+    apply(target, "INSERT INTO t VALUES (1)", step="two")
+    assert value(database, "SELECT count(*) FROM public.t") == 1
+    assert target.query("SHOW row_security", 5)[1] == [("off",)]

@@ -120,6 +120,17 @@ def _pin(
             hint="use a role without that setting",
         )
     _hurried(connection, "set statement_timeout = 0")
+    pin(connection, application, schema, pins)
+
+
+def pin(
+    connection: psycopg.Connection[tuple[Any, ...]],
+    application: str,
+    schema: str | None,
+    pins: Mapping[str, str],
+) -> None:
+    """Set what is pinned; again after statements of a plan, whose functions may have set what they liked."""
+    major = connection.info.server_version // 10000
     settings = {**PINNED, "application_name": application, "client_connection_check_interval": CLIENT_CHECK}
     if major >= 17:
         settings["transaction_timeout"] = "0"

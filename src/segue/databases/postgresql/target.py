@@ -10,7 +10,7 @@ import psycopg
 
 from segue import clock
 from segue.databases.postgresql import concurrent, history, schema_state
-from segue.databases.postgresql.connection import open_session
+from segue.databases.postgresql.connection import open_session, pin
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.lease import Lease, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
@@ -127,6 +127,13 @@ class PostgresTarget:
             journal.point("effect-committed")
 
         lock_in_slices(self._work, self._look, statements, patience, self.waits, attempt, note)
+        self._pin_again()
+
+    def _pin_again(self) -> None:
+        """Undo what a function or a DO block set for the session: the next step's names would mean other tables."""
+        self._work.execute("reset session authorization")
+        self._work.execute("reset role")
+        pin(self._work, self.lease.application, self.schema, {})
 
     def _execute(self, statement: Statement, locks: float, work: float) -> None:
         """Run one statement inside the transaction; its time-out follows from how long it should hold its locks."""
