@@ -171,7 +171,7 @@ class Job:
         self._written = clock.ticks()
         took = max(self._written - self._began, 0.001)
         rate = self._session_rows / took
-        left = max(0, self._total - self._keys)
+        left = max(0, self._total - self._keys) if percent is None else 0
         # A table that was never analysed has no estimate, one that grew has a low one: nothing is known then about
         # what is left, and "all of it" would be a lie until the walk finds the end.
         known = percent is not None or self._keys < self._total
