@@ -115,7 +115,8 @@ class Lease:
     # -- taking it
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return open_session(self._url, application=f"segue:{self.execution}:lease")
+        # Under another name until it has the lock: the one who has it ends what earlier holders left, not its rivals.
+        return open_session(self._url, application=f"segue-taker:{self.execution}")
 
     def _take(self, wait: float, *, again: bool = False) -> None:
         deadline = clock.ticks() + wait
@@ -125,6 +126,7 @@ class Lease:
             if not self._remove_silent_holder() and clock.ticks() > deadline:
                 raise self._busy()
             clock.sleep(0.2)
+        self._value("select pg_catalog.set_config('application_name', %s, false)", f"segue:{self.execution}:lease")
         journal.point("lease-locked")
         self._ensure_support()
         row = self._connection.execute(
