@@ -49,14 +49,21 @@ def child(arguments: list[str], wanted: str | None, occurrence: int, trail: Path
 
 
 def main() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="segue-crash-"))
+    with tempfile.TemporaryDirectory(prefix="segue-crash-") as folder:
+        serve(Path(folder))
+
+
+def serve(folder: Path) -> None:
     for number, line in enumerate(sys.stdin):
         arguments, wanted, occurrence = json.loads(line)
         trail, output = folder / f"{number}.trail", folder / f"{number}.out"
         trail.touch()
         pid = os.fork()
         if pid == 0:
-            child(arguments, wanted, occurrence, trail, output)
+            try:
+                child(arguments, wanted, occurrence, trail, output)
+            finally:
+                os._exit(99)  # whatever went wrong: the folder is the parent's to remove
         _, status = os.waitpid(pid, 0)
         answer = {
             "status": os.waitstatus_to_exitcode(status),
