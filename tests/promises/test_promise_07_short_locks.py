@@ -202,6 +202,8 @@ def test_an_application_that_holds_the_child_and_wants_the_parent_is_not_the_vic
             time.sleep(0.1)
         application.commit()
         ddl.result()
+    assert value(database, "SELECT count(*) FROM pg_constraint WHERE conname = 'f'") == 1
+    assert rows(database, "SELECT c.n, p.n FROM child AS c, parent AS p WHERE c.id = 1 AND p.id = 1") == [(1, 5)]
 
 
 def test_an_instant_statement_that_is_not_is_cancelled_and_rolled_back(

@@ -102,6 +102,7 @@ def test_a_feature_works_with_what_it_is_said_to_need(
 ) -> None:
     feature = FEATURES[name]
     grant(any_database, plain, *feature.needs)
+    # It raises where it is refused: the next test shows that it does, for each grant that is missing.
     feature.act(plain, open_target)
 
 
@@ -146,6 +147,10 @@ def test_a_schema_made_by_somebody_else_stands_in_for_the_grant(
 ) -> None:
     grant(any_database, plain, "CREATE SCHEMA segue AUTHORIZATION {role}", *OWNER)
     apply(open_target(plain), "ALTER TABLE t ADD COLUMN m int")
+    assert (
+        value(any_database, "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'm'") == 1
+    )
+    assert value(any_database, "SELECT count(*) FROM segue.history WHERE state = 'done'") == 1
 
 
 def test_an_owner_is_enough_for_everything(ordinary: str, open_target: Open) -> None:
