@@ -17,6 +17,7 @@ from segue.errors import Busy, ConfigurationError, ExitCode, SegueError, TargetU
 from segue.model.vocabulary import Level, Strategy
 from segue.settings import Settings
 from segue.store import Store, ledger, open_store
+from segue.store.migrations import HEAD
 from segue.store.tables.plans import PlanRow, StepRow
 
 NewPlan = Callable[..., PlanRow]
@@ -48,7 +49,7 @@ def test_the_embedded_store_opens_and_keeps_what_was_written(home: Path, new_pla
 
 
 def test_the_store_works_on_debians_postgresql(debian_database: str, tmp_path: Path) -> None:
-    assert opened(debian_database, tmp_path) == "0001"
+    assert opened(debian_database, tmp_path) == HEAD
 
 
 def test_the_store_needs_no_superuser(ordinary: str, tmp_path: Path, new_plan: NewPlan) -> None:
@@ -117,7 +118,7 @@ def test_a_read_only_default_does_not_hinder_the_store(store_url: str, tmp_path:
             "TimeZone = 'Asia/Tokyo'",
         ):
             connection.execute(f"ALTER DATABASE {name} SET {hostile}")
-    assert opened(store_url, tmp_path) == "0001"
+    assert opened(store_url, tmp_path) == HEAD
 
 
 def test_times_are_in_utc(store: Store, new_plan: NewPlan) -> None:
@@ -131,7 +132,7 @@ def test_times_are_in_utc(store: Store, new_plan: NewPlan) -> None:
 
 def test_an_idle_connection_that_was_cut_is_replaced(store: Store) -> None:
     cut(store)
-    assert store.head() == "0001"
+    assert store.head() == HEAD
 
 
 def test_a_connection_that_is_cut_in_a_transaction(store: Store) -> None:
@@ -144,7 +145,7 @@ def test_a_connection_that_is_cut_in_a_transaction(store: Store) -> None:
     with pytest.raises(TargetUnreachable, match="cannot be reached") as gone:
         work()
     assert gone.value.exit_code == ExitCode.UNREACHABLE
-    assert store.head() == "0001"
+    assert store.head() == HEAD
 
 
 def cut(store: Store) -> None:
@@ -165,7 +166,7 @@ def test_a_lock_that_is_not_granted_is_busy(store: Store, new_plan: NewPlan) -> 
 
 
 def test_a_store_of_which_a_part_was_restored(store_url: str, tmp_path: Path) -> None:
-    assert opened(store_url, tmp_path) == "0001"
+    assert opened(store_url, tmp_path) == HEAD
     run_sql(store_url, "DELETE FROM segue_store.alembic_version")
     error = refusal(store_url, tmp_path)
     assert isinstance(error, ConfigurationError)

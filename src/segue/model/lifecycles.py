@@ -109,7 +109,12 @@ EXECUTION = _lifecycle(
     after={
         ExecutionStatus.PENDING: (ExecutionStatus.RUNNING, ExecutionStatus.WAITING, ExecutionStatus.CANCELLED),
         # A run that meets a step without its approval, or the end of its window, waits again.
-        ExecutionStatus.WAITING: (ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED),
+        ExecutionStatus.WAITING: (
+            ExecutionStatus.RUNNING,
+            ExecutionStatus.PAUSED,
+            ExecutionStatus.FAILED,
+            ExecutionStatus.CANCELLED,
+        ),
         ExecutionStatus.RUNNING: (
             ExecutionStatus.WAITING,
             ExecutionStatus.PAUSED,
@@ -118,19 +123,22 @@ EXECUTION = _lifecycle(
             ExecutionStatus.CANCELLED,
             ExecutionStatus.ROLLED_BACK,
         ),
+        # Waiting: handed over to workers, none of which has it yet.
         ExecutionStatus.PAUSED: (
             ExecutionStatus.RUNNING,
+            ExecutionStatus.WAITING,
             ExecutionStatus.CANCELLED,
             ExecutionStatus.ROLLED_BACK,
         ),
         ExecutionStatus.FAILED: (
             ExecutionStatus.RUNNING,
+            ExecutionStatus.WAITING,
             ExecutionStatus.ROLLED_BACK,
             ExecutionStatus.CANCELLED,
         ),
         # From the ends of the way forward only a rollback begins: running, with direction backward.
-        ExecutionStatus.COMPLETED: (ExecutionStatus.RUNNING, ExecutionStatus.ROLLED_BACK),
-        ExecutionStatus.CANCELLED: (ExecutionStatus.RUNNING, ExecutionStatus.ROLLED_BACK),
+        ExecutionStatus.COMPLETED: (ExecutionStatus.RUNNING, ExecutionStatus.WAITING, ExecutionStatus.ROLLED_BACK),
+        ExecutionStatus.CANCELLED: (ExecutionStatus.RUNNING, ExecutionStatus.WAITING, ExecutionStatus.ROLLED_BACK),
     },
 )
 
@@ -145,6 +153,7 @@ class StepRunStatus(StrEnum):
     SKIPPED = "skipped"
     WARNED = "warned"  # it failed, and the plan says that this only warns
     UNDONE = "undone"
+    WAITING = "waiting"  # for an approval, a time, or a condition
 
 
 STEP_RUN = _lifecycle(
@@ -158,6 +167,7 @@ STEP_RUN = _lifecycle(
             # The target already shows the effect: a killed run did the step but could not write it down.
             StepRunStatus.COMPLETED,
             StepRunStatus.UNDONE,
+            StepRunStatus.WAITING,
         ),
         StepRunStatus.RUNNING: (
             StepRunStatus.COMPLETED,
@@ -165,7 +175,16 @@ STEP_RUN = _lifecycle(
             StepRunStatus.WARNED,
             StepRunStatus.SKIPPED,
             StepRunStatus.UNDONE,
+            # Another step beside it failed, or the run stopped: it is begun again.
             StepRunStatus.PENDING,
+            StepRunStatus.WAITING,
+        ),
+        StepRunStatus.WAITING: (
+            StepRunStatus.RUNNING,
+            StepRunStatus.PENDING,
+            StepRunStatus.COMPLETED,
+            StepRunStatus.SKIPPED,
+            StepRunStatus.UNDONE,
         ),
         StepRunStatus.FAILED: (
             StepRunStatus.RUNNING,

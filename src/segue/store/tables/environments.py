@@ -44,5 +44,10 @@ class EnvironmentRow(Row):
         comment="segue: host and database of the URL, without user and password"
     )
     measured: Mapped[Json | None] = mapped_column(comment="segue: size, traffic and server version when last reached")
+    identity: Mapped[Json | None] = mapped_column(
+        comment="segue: which server and database the URL led to: system identifier, oid, name"
+    )
+    checked: Mapped[Json | None] = mapped_column(comment="segue: what the last check found, and the replicas to expect")
+    max_slots: Mapped[int | None] = mapped_column(comment="segue: most copy slots at a time; null: no limit")
 
     executions: Mapped[list[ExecutionRow]] = relationship(back_populates="environment", passive_deletes="all")

@@ -65,6 +65,25 @@ class ExecutionRow(Row):
         server_default=text("false"), comment="segue: stop at the next boundary for good"
     )
     window_until: Mapped[datetime | None] = mapped_column(comment="segue: end of the rollback window")
+    handed_over: Mapped[bool] = mapped_column(
+        server_default=text("false"), comment="segue: workers drive it, whenever it is due"
+    )
+    waiting_for: Mapped[Json | None] = mapped_column(comment="segue: what a waiting execution waits for")
+    due_at: Mapped[datetime | None] = mapped_column(
+        comment="segue: when to look at a waiting execution again; null: when what it waits for happens"
+    )
+    after_execution: Mapped[str | None] = mapped_column(
+        refers("migration_executions.id", "SET NULL"), comment="segue: execution that must be completed first"
+    )
+    options: Mapped[Json] = mapped_column(
+        server_default=text("'{}'::jsonb"), comment="segue: what was asked for when it was started"
+    )
+    tuning: Mapped[Json] = mapped_column(
+        server_default=text("'{}'::jsonb"), comment="segue: limits of its data work, which may change while it runs"
+    )
+    assessment: Mapped[Json | None] = mapped_column(comment="segue: what was measured and expected before it began")
+    fenced_at: Mapped[datetime | None] = mapped_column(comment="segue: when the application was fenced off")
+    fenced_until: Mapped[datetime | None] = mapped_column(comment="segue: when it must be let in again, come what may")
 
     plan: Mapped[PlanRow] = relationship(back_populates="executions")
     environment: Mapped[EnvironmentRow] = relationship(back_populates="executions")

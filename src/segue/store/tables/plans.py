@@ -58,6 +58,7 @@ class PlanRow(Row):
     plan_hash: Mapped[str] = mapped_column(comment="segue: content hash of the document")
     document: Mapped[Json] = mapped_column(comment="segue: the plan as read, in canonical form")
     source: Mapped[str | None] = mapped_column(comment="segue: the file that the plan was read from")
+    assessment: Mapped[Json | None] = mapped_column(comment="segue: the last assessment, by name of environment")
 
     steps: Mapped[list[StepRow]] = relationship(
         back_populates="plan", passive_deletes="all", order_by="StepRow.step_number"

@@ -32,3 +32,4 @@ class WorkerRow(Row):
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     stopped_at: Mapped[datetime | None]
+    doing: Mapped[Json] = mapped_column(server_default=text("'[]'::jsonb"))  # what it works on: objects
