@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
 
     from segue.model.impact import Statement
     from segue.model.probe import Probe
@@ -123,6 +125,28 @@ class BackfillSpec:
     table: str
     assignments: Mapping[str, str]
     where: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast data work may go: `duty` is the share of the time that a labourer works, 0 stops it.
+
+    `workers`: most labourers at a time, None for as many as the step says; `reason`: why it is not full speed.
+    """
+
+    duty: float = 1.0
+    workers: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A person's word that something may run."""
+
+    by: str
+    reason: str
+    at: datetime
+    expires: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +273,10 @@ class Target(Protocol):
         """Record the schema as it is now, as Segue leaves it; return its fingerprint."""
         ...
 
+    def branch(self) -> AbstractContextManager[Target]:
+        """Open sessions of their own under the same lease, for work that goes on beside other work."""
+        ...
+
     def sample(self) -> Sample:
         """Take a look; cheap enough for twice a second."""
         ...
@@ -273,6 +301,13 @@ class Database(Protocol):
 
     def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
         """Take the lease on a target; raises Busy with the holder's name."""
+        ...
+
+    def join_target(self, url: str, *, execution: str, holder: str, fence: int, schema: str) -> Target:
+        """Open sessions under a lease that another process holds; what they write is refused once it moves on.
+
+        Raises FenceLost when it has moved on already.
+        """
         ...
 
     def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
@@ -312,6 +347,25 @@ class StepRun(Protocol):
         """Stop here when a pause, a cancel or the user's Ctrl-C asks for it: nothing is half-done."""
         ...
 
+    def began(self) -> datetime:
+        """Return when the step began for the first time, in whichever process."""
+        ...
+
+    def approval(self) -> Approved | None:
+        """Return the approval of this step that counts now, None when there is none."""
+        ...
+
+    def pace(self) -> Pace:
+        """Return how fast data work may go now."""
+        ...
+
+    def slots(self, wanted: int) -> int:
+        """Ask for copy slots of other workers to help with this step; return how many labour here, in this process.
+
+        With nobody to ask, all of `wanted` labour here.
+        """
+        ...
+
     def note(self, message: str, **detail: Any) -> None:
         """Say something to whoever watches, and to the execution's log."""
         ...
@@ -344,7 +398,16 @@ class StepKind(Protocol):
     step_type: str
     #: Whether a run changes the target.
     effects: bool
+    #: Whether steps of this kind may run beside others that they do not need.
+    parallel: bool
     Params: Any
+
+    def prepare(self, params: Any, folder: Path | None) -> Any:
+        """Return the fields with the content of the files that they name, so that the plan holds all of it.
+
+        `folder` is the plan file's; None for a plan that has been prepared, or came from no file. Raises InvalidInput.
+        """
+        ...
 
     def statements(self, params: Any, database: Database) -> list[Statement]:
         """Return the statements that a run will send, with their predicted impact; raises InvalidInput."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segue.ports import Sample, Target
 
 EVERY_SECONDS = 0.5
-BEAT_SECONDS = 3.0
+BEAT_SECONDS = 2.0
 
 
 class Monitor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from segue.store.tables.plans import PlanRow
 
 # Without a sign of life for this long, the process that drove an execution is taken for dead.
-SILENT_AFTER = timedelta(seconds=15)
+SILENT_AFTER = timedelta(seconds=8)
 UNFINISHED = (
     ExecutionStatus.PENDING,
     ExecutionStatus.WAITING,

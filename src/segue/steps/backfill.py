@@ -13,6 +13,8 @@ from segue.rows.chunks import ChunkSize, Remainder
 from segue.rows.walk import Walk
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segue.model.impact import Statement
 
 # The part of a backfill's history that says "all of it".
@@ -57,7 +59,12 @@ class BackfillStep:
     kind = "backfill"
     step_type = "data-migration"
     effects = True
+    parallel = True
     Params = BackfillParams
+
+    def prepare(self, params: BackfillParams, folder: Path | None) -> BackfillParams:
+        """Return the fields as they are: they name no file."""
+        return params
 
     def statements(self, params: BackfillParams, database: Database) -> list[Statement]:
         """Return the statement that every batch sends, without its range."""

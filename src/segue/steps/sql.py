@@ -11,6 +11,7 @@ from segue.ports import FORWARD, Database, Observed, StepRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from segue.model.impact import Statement
 
@@ -38,7 +39,12 @@ class SqlStep:
     kind = "sql"
     step_type = "schema-change"
     effects = True
+    parallel = False
     Params = SqlParams
+
+    def prepare(self, params: SqlParams, folder: Path | None) -> SqlParams:
+        """Return the fields as they are: they name no file."""
+        return params
 
     def statements(self, params: SqlParams, database: Database) -> list[Statement]:
         """Return the statements of the step."""

@@ -10,6 +10,8 @@ from segue.model.plans import Expectation, StepFields
 from segue.ports import Database, Observed, StepRun
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from segue.model.impact import Statement
 
 
@@ -25,7 +27,12 @@ class ValidateStep:
     kind = "validate"
     step_type = "validation"
     effects = False
+    parallel = True
     Params = ValidateParams
+
+    def prepare(self, params: ValidateParams, folder: Path | None) -> ValidateParams:
+        """Return the fields as they are: they name no file."""
+        return params
 
     def statements(self, params: ValidateParams, database: Database) -> list[Statement]:
         """Return the query."""

@@ -16,9 +16,9 @@ from segue.errors import Busy, ConfigurationError, FenceLost, PrivilegeMissing, 
 
 # One lock per database: the key is "segue" in ASCII.
 LOCK_KEY = 0x7365677565
-HEARTBEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 2.0
 # A holder that has not been heard of for this long is taken over even if its session still stands.
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 10.0
 SUPPORT_COMMENT = "(support 1)"
 
 
