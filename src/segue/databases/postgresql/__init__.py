@@ -35,6 +35,12 @@ class PostgreSQL:
 
         return PostgresTarget(url, execution=execution, holder=holder, schema=schema)
 
+    def join_target(self, url: str, *, execution: str, holder: str, fence: int, schema: str) -> Target:
+        """Open sessions under a lease that another process holds."""
+        from segue.databases.postgresql.target import PostgresTarget
+
+        return PostgresTarget.join(url, execution=execution, holder=holder, fence=fence, schema=schema)
+
     def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
         """Take Segue's schema out of a database."""
         from segue.databases.postgresql.cleaning import clean

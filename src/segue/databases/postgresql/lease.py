@@ -22,7 +22,33 @@ LEASE_SECONDS = 10.0
 SUPPORT_COMMENT = "(support 1)"
 
 
-class Lease:
+class Tenure:
+    """A holding of the lease, as those who work under it see it: whose it is, and its number."""
+
+    def __init__(self, *, execution: str, holder: str, fence: int) -> None:
+        self.execution = execution
+        self.holder = holder
+        self.fence = fence
+        self.taken_over: list[str] = []
+        #: How often the connection of the lease was made anew; sessions of an earlier generation were ended.
+        self.generation = 0
+
+    @property
+    def application(self) -> str:
+        """Return the application name under which this holder's sessions are known."""
+        return f"segue:{self.execution}:{self.fence}"
+
+    def alive(self) -> None:
+        """Raise when the lease is known to be lost. One who does not hold it learns that from the fence."""
+
+    def close(self) -> None:
+        """Give it back. One who does not hold it has nothing to give."""
+
+    def recover(self, patience: float, *, generation: int) -> None:
+        """After a lost connection: hold it again, or raise. One who does not hold it only comes again."""
+
+
+class Lease(Tenure):
     """The right of one execution to change one target.
 
     The session lock dies with its session; the fence row tells a process that lost the lease and wakes up later
@@ -30,11 +56,9 @@ class Lease:
     """
 
     def __init__(self, url: str, *, execution: str, holder: str, wait: float = 2.0) -> None:
-        self.execution = execution
-        self.holder = holder
-        self.fence = 0
-        self.taken_over: list[str] = []
+        super().__init__(execution=execution, holder=holder, fence=0)
         self._url = url
+        self._recovering = threading.Lock()
         self._stop = threading.Event()
         self._lost: BaseException | None = None
         self._beat: threading.Thread | None = None
@@ -59,11 +83,6 @@ class Lease:
             raise
         self._start_beating()
 
-    @property
-    def application(self) -> str:
-        """Return the application name under which this holder's sessions are known."""
-        return f"segue:{self.execution}:{self.fence}"
-
     def alive(self) -> None:
         """Raise when the lease is known to be lost."""
         if self._lost is not None:
@@ -80,8 +99,19 @@ class Lease:
         if self._beat is not None:
             self._beat.join(timeout=HEARTBEAT_SECONDS * 2)
 
-    def recover(self, patience: float, pause: float = 0.5) -> None:
-        """Take the same lease again after the connection was lost; raise FenceLost when somebody else has it."""
+    def recover(self, patience: float, *, generation: int, pause: float = 0.5) -> None:
+        """Take the same lease again after the connection was lost; raise FenceLost when somebody else has it.
+
+        `generation` is the one in which the caller lost its connection: of several who lost theirs together, the first
+        takes the lease again, and the others only come after it.
+        """
+        with self._recovering:
+            if self.generation != generation and self._lost is None:
+                return
+            self._recover(patience, pause)
+            self.generation += 1
+
+    def _recover(self, patience: float, pause: float) -> None:
         self.close()
         deadline = clock.ticks() + patience
         while True:

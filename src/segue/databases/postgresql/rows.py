@@ -11,7 +11,7 @@ from psycopg import sql
 from segue.databases.postgresql import history
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
-from segue.databases.postgresql.lease import Lease, check_fence
+from segue.databases.postgresql.lease import Tenure, check_fence
 from segue.engine import journal
 from segue.errors import OutcomeUnknown, StepFailed
 from segue.ports import FORWARD, BackfillSpec, Chunk, ChunkTooSlow, ChunkWriter, Cut, EffectKey, Patience
@@ -113,7 +113,7 @@ class Backfill:
         self,
         connection: psycopg.Connection[Any],
         url: str,
-        lease: Lease,
+        lease: Tenure,
         schema: str,
         key: EffectKey,
         spec: BackfillSpec,

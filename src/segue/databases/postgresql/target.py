@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ from segue import clock
 from segue.databases.postgresql import concurrent, history, schema_state
 from segue.databases.postgresql.connection import open_session, pin
 from segue.databases.postgresql.errors import explain, place
-from segue.databases.postgresql.lease import Lease, check_fence
+from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
 from segue.databases.postgresql.rows import Backfill
 from segue.engine import journal
@@ -21,7 +21,7 @@ from segue.model.impact import Duration, Lock, Statement
 from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     Rows = Generator[tuple[Any, ...], None, None]
 
@@ -35,23 +35,69 @@ CLEARING_SECONDS = 10.0
 class PostgresTarget:
     """See `segue.ports.Target`. One session works, one keeps the lease, one looks on."""
 
-    def __init__(self, url: str, *, execution: str, holder: str, schema: str) -> None:
-        self.waits = Waits()
+    def __init__(
+        self,
+        url: str,
+        *,
+        execution: str,
+        holder: str,
+        schema: str,
+        under: Tenure | None = None,
+        waits: Waits | None = None,
+    ) -> None:
+        """Take the lease, or work `under` one that is held already, by this process or by another."""
+        self.waits = waits or Waits()
         self.schema = schema
         self._url = url
-        self.lease = Lease(url, execution=execution, holder=holder)
+        self._holds = under is None
+        self.lease: Tenure = Lease(url, execution=execution, holder=holder) if under is None else under
         self.taken_over = self.lease.taken_over
         try:
             self._open_all()
         except BaseException:
-            self.lease.close()
+            if self._holds:
+                self.lease.close()
             raise
 
+    @classmethod
+    def join(cls, url: str, *, execution: str, holder: str, fence: int, schema: str) -> PostgresTarget:
+        """Work under a lease that another process holds; raises FenceLost when it holds it no more."""
+        tenure = Tenure(execution=execution, holder=holder, fence=fence)
+        target = cls(url, execution=execution, holder=holder, schema=schema, under=tenure)
+        try:
+            target._looking(lambda: check_fence(target._look, execution, fence))
+        except BaseException:
+            target.close()
+            raise
+        return target
+
+    @contextmanager
+    def branch(self) -> Iterator[PostgresTarget]:
+        """Open sessions of their own under the same lease."""
+        target = PostgresTarget(
+            self._url,
+            execution=self.lease.execution,
+            holder=self.lease.holder,
+            schema=self.schema,
+            under=self.lease,
+            waits=self.waits,
+        )
+        try:
+            yield target
+        finally:
+            target.close()
+
     def _open_all(self) -> None:
-        self._work = self._open()
-        self._look = self._open()
-        # The monitor's thread has a session of its own, so that it never stands in a transaction of another's.
-        self._eye = self._open()
+        self._generation = self.lease.generation
+        self._sessions: list[psycopg.Connection[tuple[Any, ...]]] = []
+        try:
+            self._work = self._open()
+            self._look = self._open()
+            # The monitor's thread has a session of its own, so that it never stands in a transaction of another's.
+            self._eye = self._open() if self._holds else self._look
+        except BaseException:
+            self._close_all()
+            raise
 
     @property
     def fence(self) -> int:
@@ -59,7 +105,9 @@ class PostgresTarget:
         return self.lease.fence
 
     def _open(self, **pins: str) -> psycopg.Connection[tuple[Any, ...]]:
-        return open_session(self._url, application=self.lease.application, schema=self.schema, pins=pins)
+        session = open_session(self._url, application=self.lease.application, schema=self.schema, pins=pins)
+        self._sessions.append(session)
+        return session
 
     def alive(self) -> None:
         """Raise when the lease is known to be lost."""
@@ -71,7 +119,7 @@ class PostgresTarget:
         while True:
             self._close_all()
             try:
-                self.lease.recover(max(0.0, deadline - clock.ticks()))
+                self.lease.recover(max(0.0, deadline - clock.ticks()), generation=self._generation)
                 self._open_all()
             except TargetUnreachable:
                 # It may go away again while it is reached again: a server that restarts does so more than once.
@@ -82,12 +130,13 @@ class PostgresTarget:
                 return
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Give the lease back, if it is this one's."""
         self._close_all()
-        self.lease.close()
+        if self._holds:
+            self.lease.close()
 
     def _close_all(self) -> None:
-        for connection in (self._work, self._look, self._eye):
+        for connection in self._sessions:
             connection.close()
 
     # -- effects
