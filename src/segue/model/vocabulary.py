@@ -287,3 +287,10 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class WorkQueue(StrEnum):
+    """What a worker takes: whole executions, or a share of one's rows."""
+
+    EXECUTIONS = "executions"
+    SLOTS = "slots"
