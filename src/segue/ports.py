@@ -273,6 +273,10 @@ class Target(Protocol):
         """Record the schema as it is now, as Segue leaves it; return its fingerprint."""
         ...
 
+    def refresh(self) -> None:
+        """Open this one's sessions anew where a branch has recovered the lease, and so ended them; else do nothing."""
+        ...
+
     def branch(self) -> AbstractContextManager[Target]:
         """Open sessions of their own under the same lease, for work that goes on beside other work."""
         ...

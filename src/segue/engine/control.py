@@ -51,10 +51,17 @@ class MustWait(Blocked):
         self.kind = kind
         self.due = due
         self.step = step
+        #: Whether the whole run waits; otherwise one step, while others go on.
+        self.whole = False
 
     def as_waiting(self) -> dict[str, Any]:
         """Return what is waited for, as the store keeps it."""
         return {"kind": self.kind, "message": self.message, "hint": self.hint, "step": self.step}
+
+
+def _whole(wait: MustWait) -> MustWait:
+    wait.whole = True
+    return wait
 
 
 class Halted(SegueError):
@@ -106,8 +113,13 @@ class Control:
         if self._halted.is_set():
             raise Halted("stopped because another step of the plan failed")
         if self._drain is not None and self._drain.is_set():
-            raise MustWait(
-                "worker", "its worker was stopped; another one goes on", due=clock.now(), hint="`segue worker` runs one"
+            raise _whole(
+                MustWait(
+                    "worker",
+                    "its worker was stopped; another one goes on",
+                    due=clock.now(),
+                    hint="`segue worker` runs one",
+                )
             )
         with self._asking:
             if clock.ticks() - self._asked < ASK_SECONDS:
@@ -119,7 +131,10 @@ class Control:
         if pause:
             raise PauseRequested("paused on request", hint="`segue resume` continues")
         if self._gate is not None:
-            self._gate()
+            try:
+                self._gate()
+            except MustWait as wait:
+                raise _whole(wait) from None
 
     @contextmanager
     def signals(self, say: Callable[[str], None]) -> Iterator[None]:

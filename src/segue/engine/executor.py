@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import queue
 import random
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine import journal
-from segue.engine.control import CancelRequested, Control, PauseRequested
+from segue.engine.control import CancelRequested, Control, Halted, MustWait, PauseRequested
 from segue.engine.expectation import meets, wanted
+from segue.engine.gates import Gates, Open
 from segue.engine.jobs import Job
 from segue.engine.monitor import Monitor
 from segue.errors import (
@@ -30,10 +33,10 @@ from segue.errors import (
 )
 from segue.model.lifecycles import ExecutionStatus, StepRunStatus
 from segue.model.quantities import duration
-from segue.ports import BACKWARD, FORWARD, EffectKey, Observed, Patience
+from segue.ports import BACKWARD, FORWARD, Approved, EffectKey, Observed, Pace, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from segue.engine.record import Record
     from segue.model.impact import Statement
@@ -45,6 +48,10 @@ if TYPE_CHECKING:
 RECOVERY_SECONDS = 30.0
 RECOVERIES = 5
 DEFAULT_LOCK_SECONDS = 60.0
+# How many steps run side by side at most: each has sessions of its own on the target.
+SIDE_BY_SIDE = 4
+# When a target that cannot be reached is tried again, by an execution that workers drive.
+TARGET_AGAIN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,14 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What an executor works on. `steps` are in dependency order."""
+    """What an executor works on. `steps` are in dependency order.
+
+    `pace` says how fast data work may go; `ask_slots` asks other workers for copy slots, given step, direction and how
+    many; `drain` is set when this process is to give its work away.
+    """
 
     execution: str
+    environment: str
     plan: str
     plan_id: str
     plan_hash: str
@@ -71,15 +83,20 @@ class Assignment:
     rollback_window: float | None = None
     accept_drift: bool = False
     resolve: Observed | None = None
+    handed_over: bool = False
+    gates: Gates = field(default_factory=Open)
+    pace: Callable[[], Pace] | None = None
+    ask_slots: Callable[[str, str, int], None] | None = None
+    drain: threading.Event | None = None
 
 
 class StepRun:
     """See `segue.ports.StepRun`: one attempt of one step in one direction."""
 
-    def __init__(self, executor: Executor, step: PlannedStep, direction: str) -> None:
+    def __init__(self, executor: Executor, step: PlannedStep, direction: str, target: Target | None = None) -> None:
         self.params: Any = step.params
         self.direction = direction
-        self.target: Target = executor.target
+        self.target: Target = target or executor.target
         self.database: Database = executor.database
         self._executor = executor
         self._step = step
@@ -125,6 +142,28 @@ class StepRun:
                 hint="what is done stays done; raise `timeout` and run again",
             )
 
+    def began(self) -> datetime:
+        """Return when the step began for the first time, in whichever process."""
+        return self._executor.record.began(self._step.number, self.direction)
+
+    def approval(self) -> Approved | None:
+        """Return the approval of this step that counts now."""
+        return self._executor.work.gates.approval(self.params.name)
+
+    def pace(self) -> Pace:
+        """Return how fast data work may go now."""
+        pace = self._executor.work.pace
+        return pace() if pace is not None else Pace()
+
+    def slots(self, wanted: int) -> int:
+        """Ask other workers for copy slots, all but one; return how many labour here."""
+        ask = self._executor.work.ask_slots
+        if ask is None:
+            return wanted
+        if wanted > 1:
+            ask(self.params.name, self.direction, wanted - 1)
+        return 1
+
     def note(self, message: str, **detail: Any) -> None:
         """Say something, in the log and to whoever watches."""
         validation = detail.pop("validation", None)
@@ -164,7 +203,7 @@ class Executor:
         self.target = target
         self.database = database
         self.work = work
-        self.control = Control(record.requests, target.alive)
+        self.control = Control(record.requests, target.alive, gate=work.gates.boundary, drain=work.drain)
         self._monitor: Monitor | None = None
 
     def count_rows(self, rows: int) -> None:
@@ -257,6 +296,16 @@ class Executor:
         if isinstance(error, FenceLost):
             return  # the execution is another process's by now; so is its record
         said = _describe(error)
+        if isinstance(error, TargetUnreachable) and self.work.handed_over:
+            error = MustWait(
+                "target", error.message, due=clock.now() + TARGET_AGAIN, hint="it is tried again by itself"
+            )
+        if isinstance(error, MustWait):
+            self.record.log("waiting", error.message, step=error.step, **error.as_waiting())
+            self.record.end(
+                ExecutionStatus.WAITING, metrics=self._metrics(), waiting_for=error.as_waiting(), due_at=error.due
+            )
+            return
         if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt):
             status = ExecutionStatus.PAUSED
         elif isinstance(error, CancelRequested):
@@ -288,16 +337,15 @@ class Executor:
     # -- forwards
 
     def _run_steps(self) -> None:
+        """Run what is ready until nothing is: steps that may, side by side, others alone, in the plan's order."""
         runs = self.record.step_runs(FORWARD)
-        failed: set[str] = set()
+        progress = _Progress(list(self.work.steps))
         for step in self.work.steps:
-            run = runs[step.number]
-            if run.status == StepRunStatus.COMPLETED:
+            if runs[step.number].status == StepRunStatus.COMPLETED:
                 self._confirm(step)
-                continue
-            missing = [name for name in step.params.needs if name in failed]
-            if missing:
-                failed.add(step.params.name)
+                progress.ended(step)
+        while (ready := progress.ready()) is not None:
+            for step, missing in progress.skipped():
                 self.record.step(step.number, FORWARD, StepRunStatus.SKIPPED, detail={"because": missing})
                 self.record.log(
                     "step-skipped",
@@ -305,10 +353,80 @@ class Executor:
                     step=step.params.name,
                     level="warning",
                 )
+            if not ready:
                 continue
             self.control.boundary()
-            if not self._run_step(step) and step.kind.effects:
-                failed.add(step.params.name)
+            together = [step for step in ready if step.kind.parallel]
+            if not ready[0].kind.parallel or len(together) == 1:
+                self._run_one(ready[0], progress)
+            else:
+                self._run_side_by_side(progress)
+        if progress.waiting:
+            raise _earliest(progress.waiting)
+
+    def _run_one(self, step: PlannedStep, progress: _Progress) -> None:
+        progress.begun(step)
+        try:
+            passed = self._run_step(step, self.target)
+        except MustWait as wait:
+            self._waits(step, wait, progress)
+            return
+        progress.ended(step, failed=not passed and step.kind.effects)
+
+    def _waits(self, step: PlannedStep, wait: MustWait, progress: _Progress) -> None:
+        """Let one step wait while others go on; raise when it is the whole run that must."""
+        if wait.whole:
+            raise wait
+        self.record.step(step.number, FORWARD, StepRunStatus.WAITING, detail={"waiting_for": wait.as_waiting()})
+        self.record.log("step-waiting", wait.message, step=step.params.name)
+        wait.step = wait.step or step.params.name
+        progress.waits(wait)
+
+    def _run_side_by_side(self, progress: _Progress) -> None:
+        """Run every ready step that may run beside others, each in a thread with sessions of its own."""
+        outcomes: queue.SimpleQueue[tuple[PlannedStep, bool | BaseException]] = queue.SimpleQueue()
+
+        def work(step: PlannedStep) -> None:
+            try:
+                with self.target.branch() as target:
+                    outcomes.put((step, self._run_step(step, target)))
+            except BaseException as error:  # handed to the thread that waits for it
+                outcomes.put((step, error))
+
+        running = 0
+        failure: BaseException | None = None
+        try:
+            while True:
+                ready = [step for step in progress.ready() or () if step.kind.parallel]
+                while ready and failure is None and running < SIDE_BY_SIDE:
+                    step = ready.pop(0)
+                    progress.begun(step)
+                    threading.Thread(target=work, args=(step,), name=f"segue {step.params.name}", daemon=True).start()
+                    running += 1
+                if not running:
+                    break
+                try:
+                    step, outcome = outcomes.get(timeout=0.2)
+                except queue.Empty:
+                    # A step beside it may have taken the lease again, and with it ended this thread's own sessions.
+                    self.target.refresh()
+                    continue
+                running -= 1
+                if isinstance(outcome, MustWait) and not outcome.whole:
+                    self._waits(step, outcome, progress)
+                elif isinstance(outcome, BaseException):
+                    if failure is None or isinstance(failure, Halted):
+                        failure = outcome
+                    self.control.halt()
+                else:
+                    progress.ended(step, failed=not outcome and step.kind.effects)
+        except BaseException:
+            self.control.halt()
+            raise
+        self.control.go_on()
+        self.target.refresh()
+        if failure is not None:
+            raise failure
 
     def _confirm(self, step: PlannedStep) -> None:
         """Ask the target about a step that the store says is done: it may have been set back behind our back."""
@@ -335,15 +453,15 @@ class Executor:
         self.record.step(step.number, FORWARD, StepRunStatus.UNDONE)
         self.record.step(step.number, BACKWARD, StepRunStatus.SKIPPED)
 
-    def _run_step(self, step: PlannedStep) -> bool:
+    def _run_step(self, step: PlannedStep, target: Target) -> bool:
         """Run one step with its retries; return False when it failed and that only warns."""
         name = step.params.name
         self.record.step(step.number, FORWARD, StepRunStatus.RUNNING)
         self.record.log("step-started", f"{step.kind.kind} step begins", step=name)
         began = clock.ticks()
-        waits = (self.target.waits.slices, self.target.waits.seconds)
+        waits = (target.waits.slices, target.waits.seconds)
         try:
-            self._attempts(step, FORWARD)
+            self._attempts(step, FORWARD, target)
         except (StepFailed, Differences, LockNotGranted, TargetError) as error:
             status = StepRunStatus.FAILED if step.params.blocking else StepRunStatus.WARNED
             self.record.step(step.number, FORWARD, status, error=_describe(error))
@@ -351,32 +469,36 @@ class Executor:
             self.record.log(
                 f"step-{status}", error.message, step=name, level=level, details=error.details, kind=step.kind.kind
             )
-            self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+            self._remember(step, target)
             if step.params.blocking:
                 raise
             return False
-        except (PauseRequested, CancelRequested, Interrupted):
-            # What the step did so far is ours: without this it could not be told from somebody else's change.
-            self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+        except (PauseRequested, CancelRequested, Interrupted, Halted, MustWait):
+            # What the step did so far is ours.
+            self._remember(step, target)
             raise
         except (KeyboardInterrupt, FenceLost):
             raise
         except SegueError as error:
             self.record.step(step.number, FORWARD, StepRunStatus.FAILED, error=_describe(error))
             raise
-        self.target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
+        self._remember(step, target)
         journal.point("schema-remembered")
-        slices = self.target.waits.slices - waits[0]
+        slices = target.waits.slices - waits[0]
         self.record.step(
             step.number,
             FORWARD,
             StepRunStatus.COMPLETED,
-            detail={"lock_waits": slices, "lock_wait_ms": round((self.target.waits.seconds - waits[1]) * 1000)},
+            detail={"lock_waits": slices, "lock_wait_ms": round((target.waits.seconds - waits[1]) * 1000)},
         )
         took = clock.ticks() - began
         words = f"done in {duration(took)}" + (f", {slices} wait{'s' * (slices != 1)} for locks" if slices else "")
         self.record.log("step-completed", words, step=name, seconds=took, kind=step.kind.kind)
         return True
+
+    def _remember(self, step: PlannedStep, target: Target) -> None:
+        """Record the schema as the step leaves it: without this it could not be told from somebody else's change."""
+        target.remember(self.work.schema, StepRun(self, step, FORWARD).key(0))
 
     # -- backwards
 
@@ -405,8 +527,8 @@ class Executor:
         self.record.log("undo-started", "undo begins", step=name)
         began = clock.ticks()
         try:
-            self._attempts(step, BACKWARD)
-        except (PauseRequested, CancelRequested, Interrupted):
+            self._attempts(step, BACKWARD, self.target)
+        except (PauseRequested, CancelRequested, Interrupted, MustWait):
             self.target.remember(self.work.schema, StepRun(self, step, BACKWARD).key(0))
             raise
         except (KeyboardInterrupt, FenceLost):
@@ -424,11 +546,11 @@ class Executor:
 
     # -- attempts
 
-    def _attempts(self, step: PlannedStep, direction: str) -> None:
+    def _attempts(self, step: PlannedStep, direction: str, target: Target) -> None:
         """Try a step as often as it may be tried. A lost connection is no failure of the step: look, and go on."""
         failures = lost = 0
         while True:
-            run = StepRun(self, step, direction)
+            run = StepRun(self, step, direction, target)
             try:
                 if direction == FORWARD:
                     self._attempt(step, run)
@@ -442,7 +564,7 @@ class Executor:
                 if lost > RECOVERIES:
                     raise
                 self.record.log("connection-lost", error.message, step=step.params.name, level="warning")
-                self.target.recover(RECOVERY_SECONDS)
+                target.recover(RECOVERY_SECONDS)
                 self.record.log("connection-back", "the target is back; looking what it shows", step=step.params.name)
             except (StepFailed, Differences, LockNotGranted, TargetError) as error:
                 failures += 1
@@ -460,12 +582,23 @@ class Executor:
                 self.record.step(step.number, direction, StepRunStatus.RUNNING)
 
     def _attempt(self, step: PlannedStep, run: StepRun) -> None:
+        name = step.params.name
+        if step.params.approval and step.kind.kind != "approval":
+            given = run.approval()
+            if given is None:
+                raise MustWait(
+                    "approval",
+                    f'step "{name}" waits for an approval',
+                    hint=f"segue approve {self.work.plan} --env {self.work.environment} --step {name} --reason TEXT",
+                    step=name,
+                )
+            self.record.log("approved", f"approved by {given.by}: {given.reason}", step=name)
         step.kind.check(run)
         step.kind.run(run)
         expectation = step.params.check_after
         if expectation is None:
             return
-        names, rows = self.target.query(expectation.query, run.patience.work, limit=wanted(expectation))
+        names, rows = run.target.query(expectation.query, run.patience.work, limit=wanted(expectation))
         answer = meets(expectation, rows)
         self.record.validation(
             answer.as_json(expectation.query, names),
@@ -485,6 +618,65 @@ class Executor:
         while (left := until - clock.ticks()) > 0:
             self.control.boundary()
             clock.sleep(min(left, 0.2))
+
+
+class _Progress:
+    """Which steps of a run are ready, which run, which wait, and which have ended."""
+
+    def __init__(self, steps: list[PlannedStep]) -> None:
+        self._open = steps
+        self._ended: set[str] = set()
+        self._failed: set[str] = set()
+        self.waiting: list[MustWait] = []
+
+    def ready(self) -> list[PlannedStep] | None:
+        """Return the steps that may begin, in the plan's order; None when there are none and none will come.
+
+        Steps that a failed one keeps from running count too: they are `skipped`.
+        """
+        found = [step for step in self._open if all(name in self._ended for name in step.params.needs)]
+        if not found:
+            return None
+        return [step for step in found if not self._missing(step)]
+
+    def skipped(self) -> list[tuple[PlannedStep, list[str]]]:
+        """Take the steps that cannot run any more, each with the failed steps that it needs."""
+        found = []
+        for step in list(self._open):
+            if missing := self._missing(step):
+                self.ended(step, failed=True)
+                found.append((step, missing))
+        return found
+
+    def _missing(self, step: PlannedStep) -> list[str]:
+        return [name for name in step.params.needs if name in self._failed]
+
+    def begun(self, step: PlannedStep) -> None:
+        self._open.remove(step)
+
+    def ended(self, step: PlannedStep, *, failed: bool = False) -> None:
+        if step in self._open:
+            self._open.remove(step)
+        self._ended.add(step.params.name)
+        if failed:
+            self._failed.add(step.params.name)
+
+    def waits(self, wait: MustWait) -> None:
+        self.waiting.append(wait)
+
+
+def _earliest(waiting: list[MustWait]) -> MustWait:
+    """Return the wait of a whole run, of several of its steps: it goes on when the first of them can."""
+    dues = [wait.due for wait in waiting if wait.due is not None]
+    first = waiting[0]
+    return MustWait(
+        first.kind,
+        first.message,
+        due=min(dues, default=None),
+        hint=first.hint,
+        step=first.step,
+        details=[wait.message for wait in waiting[1:]],
+    )
 
 
 def _describe(error: BaseException) -> dict[str, Any]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue import clock
 from segue.engine import journal
 from segue.engine.events import Event, Watch
-from segue.errors import FenceLost, InternalError
+from segue.errors import FenceLost, InternalError, TargetUnreachable
 from segue.model.lifecycles import ExecutionStatus, PlanStatus, StepRunStatus
 from segue.store.tables.executions import ExecutionRow, LogRow, StepRunRow
 from segue.store.tables.plans import PlanRow, ValidationRow
 from segue.store.transitions import advance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from sqlalchemy.orm import Session
 
     from segue.store import Store
 
+T = TypeVar("T")
+
+# How long a store that went away is waited for before a run stops; what it does on the target goes on meanwhile.
+STORE_PATIENCE = 60.0
+
 
 class Record:
-    """The store's record of one execution. Every method is one transaction.
+    """The store's record of one execution. Every method is one transaction; a store that restarts is waited for.
 
     `seen` is the fence that the execution had when this process chose it. What moves the record raises FenceLost when
     another process has driven or ended the execution since: one that was stopped and wakes must not write over it.
@@ -37,22 +43,45 @@ class Record:
         self._owner = owner
         self._fence = seen
         self._watch = watch
+        self._missed: float | None = None
+
+    def written(self, write: Callable[[Session, bool], T]) -> T:
+        """Run a transaction on the store, again and again while the store is away; raise when it stays away.
+
+        `write` is told whether it was tried before: then its commit may have taken place without our hearing of it.
+        """
+        deadline: float | None = None
+        while True:
+            try:
+                with self._store.session() as session:
+                    return write(session, deadline is not None)
+            except TargetUnreachable:
+                deadline = deadline or clock.ticks() + STORE_PATIENCE
+                if clock.ticks() > deadline:
+                    raise
+                clock.sleep(0.5)
 
     # -- the execution
 
     def begin(self, *, direction: str, fence: int) -> None:
         """Say that this process drives the execution now, in this direction."""
-        with self._store.session() as session:
+        from sqlalchemy import func
+
+        def write(session: Session, again: bool) -> None:
             row = self._row(session, lock=True)
+            if again and row.fence == fence and row.lease_owner == self._owner:
+                return
             if row.fence != self._fence:
                 raise self._lost(row)
             columns: dict[str, Any] = {
                 "direction": direction,
                 "fence": fence,
                 "lease_owner": self._owner,
-                "heartbeat_at": clock.now(),
+                "heartbeat_at": func.clock_timestamp(),
                 "pause_requested": False,
                 "cancel_requested": False,
+                "waiting_for": None,
+                "due_at": None,
                 "error_details": None,
                 "started_at": row.started_at or clock.now(),
             }
@@ -64,6 +93,8 @@ class Record:
                     session, row, ExecutionStatus.RUNNING, actor=self.actor, detail={"direction": direction}, **columns
                 )
             self._move_plan(session, row.plan, PlanStatus.EXECUTING)
+
+        self.written(write)
         self._fence = fence
         journal.point("execution-running")
 
@@ -76,8 +107,12 @@ class Record:
         **columns: Any,
     ) -> None:
         """Say how the execution ended, for now or for good."""
-        with self._store.session() as session:
-            row = self.guard(session)
+
+        def write(session: Session, again: bool) -> None:
+            row = self._row(session, lock=True)
+            if again and row.status == status and row.lease_owner is None and row.fence == self._fence:
+                return
+            self.guard(session)
             now = clock.now()
             over = status in (ExecutionStatus.COMPLETED, ExecutionStatus.ROLLED_BACK, ExecutionStatus.CANCELLED)
             advance(
@@ -107,24 +142,43 @@ class Record:
             if status is ExecutionStatus.COMPLETED:
                 row.environment.last_migration = row.plan.plan_name
                 row.environment.schema_version = row.plan.version
+
+        self.written(write)
         journal.point(f"execution-{status}")
 
     def requests(self) -> tuple[bool, bool]:
-        """Return whether a pause or a cancel is asked for; leave a sign of life."""
-        with self._store.session() as session:
-            row = self.guard(session)
-            row.heartbeat_at = clock.now()
-            return row.pause_requested, row.cancel_requested
+        """Return whether a pause or a cancel is asked for; leave a sign of life.
+
+        While the store is away nobody can have asked: the work goes on, for as long as a store is waited for.
+        """
+        from sqlalchemy import func
+
+        try:
+            with self._store.session() as session:
+                row = self.guard(session)
+                row.heartbeat_at = func.clock_timestamp()
+                asked = row.pause_requested, row.cancel_requested
+        except TargetUnreachable:
+            self._missed = self._missed or clock.ticks()
+            if clock.ticks() - self._missed > STORE_PATIENCE:
+                raise
+            return False, False
+        self._missed = None
+        return asked
 
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Write how the run does so far, and leave a sign of life; nothing where another process drives it by now."""
-        from sqlalchemy import update
+        from sqlalchemy import func, update
 
         with self._store.session() as session:
             session.execute(
                 update(ExecutionRow)
-                .where(ExecutionRow.id == self.execution, ExecutionRow.lease_owner == self._owner)
-                .values(performance_metrics=dict(metrics), heartbeat_at=clock.now())
+                .where(
+                    ExecutionRow.id == self.execution,
+                    ExecutionRow.lease_owner == self._owner,
+                    ExecutionRow.fence == self._fence,
+                )
+                .values(performance_metrics=dict(metrics), heartbeat_at=func.clock_timestamp())
             )
 
     # -- steps
@@ -133,18 +187,32 @@ class Record:
         """Return the runs of the steps in one direction, by step number."""
         from sqlalchemy import select
 
-        with self._store.session() as session:
+        def read(session: Session, again: bool) -> dict[int, StepRunRow]:
             rows = session.scalars(
                 select(StepRunRow).where(StepRunRow.execution_id == self.execution, StepRunRow.direction == direction)
             )
             return {row.step_number: row for row in rows}
 
+        return self.written(read)
+
+    def began(self, number: int, direction: str) -> datetime:
+        """Return when a step was begun for the first time."""
+        return self.step_runs(direction)[number].started_at or clock.now()
+
     def open_steps(self, steps: list[tuple[int, str, str]], direction: str) -> None:
         """Make the rows of all steps of a direction that have none yet."""
         from segue.store.ids import new_id
 
-        there = self.step_runs(direction)
-        with self._store.session() as session:
+        def write(session: Session, again: bool) -> None:
+            from sqlalchemy import select
+
+            there = set(
+                session.scalars(
+                    select(StepRunRow.step_number).where(
+                        StepRunRow.execution_id == self.execution, StepRunRow.direction == direction
+                    )
+                )
+            )
             for number, name, kind in steps:
                 if number not in there:
                     session.add(
@@ -158,6 +226,8 @@ class Record:
                         )
                     )
 
+        self.written(write)
+
     def step(
         self,
         number: int,
@@ -170,7 +240,7 @@ class Record:
         """Move a step's run; the execution's counters move with it, in the same transaction."""
         from sqlalchemy import func, select
 
-        with self._store.session() as session:
+        def write(session: Session, again: bool) -> None:
             row = self.guard(session)
             run = session.scalars(
                 select(StepRunRow).where(
@@ -183,6 +253,8 @@ class Record:
             columns: dict[str, Any] = {}
             if to is StepRunStatus.RUNNING:
                 columns = {"attempt": run.attempt + 1, "started_at": run.started_at or now, "error": None}
+            elif to is StepRunStatus.WAITING:
+                columns = {"error": None}
             elif to is not StepRunStatus.UNDONE:
                 started = run.started_at or now
                 columns = {"completed_at": now, "seconds": (now - started).total_seconds()}
@@ -197,7 +269,7 @@ class Record:
                 run.detail = {**(run.detail or {}), **detail}
             session.flush()
             row.current_step = run.step_name if to is StepRunStatus.RUNNING else row.current_step
-            row.heartbeat_at = now
+            row.heartbeat_at = func.clock_timestamp()
             done = session.scalar(
                 select(func.count())
                 .select_from(StepRunRow)
@@ -208,13 +280,16 @@ class Record:
                 )
             )
             row.steps_completed = done or 0
+
+        self.written(write)
         journal.point(f"step-{to}")
 
     # -- words
 
     def log(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:
         """Write a line into the execution's log and tell whoever watches."""
-        with self._store.session() as session:
+
+        def write(session: Session, again: bool) -> None:
             session.add(
                 LogRow(
                     execution_id=self.execution,
@@ -225,6 +300,8 @@ class Record:
                     detail=detail or None,
                 )
             )
+
+        self.written(write)
         self.tell(action, message, step=step, level=level, **detail)
 
     def tell(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:
@@ -241,10 +318,14 @@ class Record:
             # An expected or found NULL is a result; the column's own null means that there is none.
             return JSON.NULL if value is None else value
 
-        with self._store.session() as session:
+        identity = new_id()
+
+        def write(session: Session, again: bool) -> None:
+            if again and session.get(ValidationRow, identity) is not None:
+                return
             session.add(
                 ValidationRow(
-                    id=new_id(),
+                    id=identity,
                     plan_id=self._row(session).plan_id,
                     execution_id=self.execution,
                     step_name=step,
@@ -256,6 +337,8 @@ class Record:
                     blocking=blocking,
                 )
             )
+
+        self.written(write)
 
     # -- parts
 

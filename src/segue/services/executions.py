@@ -538,9 +538,11 @@ def _drive(
         with store.session() as session:
             row = find(session, execution)
             prefix = f"{row.plan.plan_name}/{row.environment.name}/{row.execution_number}"
+            environment = row.environment.name
             plan_id = row.plan_id
         work = Assignment(
             execution=execution,
+            environment=environment,
             plan=plan.plan,
             plan_id=plan_id,
             plan_hash=planfile.digest(plan),

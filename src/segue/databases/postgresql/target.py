@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -128,6 +128,15 @@ class PostgresTarget:
                 clock.sleep(0.2)
             else:
                 return
+
+    def refresh(self) -> None:
+        """Open the sessions anew where a branch has recovered the lease, and so ended them."""
+        if self._generation == self.lease.generation:
+            return
+        self._close_all()
+        # Lost again meanwhile: whoever works next finds that out, and recovers.
+        with suppress(TargetUnreachable):
+            self._open_all()
 
     def close(self) -> None:
         """Give the lease back, if it is this one's."""
