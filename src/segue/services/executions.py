@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
-from datetime import timedelta
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
+from segue.engine.control import MustWait
 from segue.engine.events import Watch, nobody
-from segue.errors import Blocked, CannotTell, NotFound, UsageError
+from segue.errors import Blocked, Busy, CannotTell, NotFound, SegueError, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
 from segue.services import environments, plans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from segue.planning.planfile import Plan
     from segue.settings import Settings
     from segue.store import Store
+    from segue.store.tables.environments import EnvironmentRow
     from segue.store.tables.executions import ExecutionRow
     from segue.store.tables.plans import PlanRow
 
@@ -41,11 +44,38 @@ UNFINISHED = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run. `resolve` is what a person saw of an effect that Segue cannot tell."""
+    """How to run.
+
+    `resolve` is what a person saw of an effect that Segue cannot tell; `at` when to begin; `outside_window` why it may
+    run although the environment's window is closed; `tuning` limits of its data work.
+    """
 
     resume: bool = False
     accept_drift: bool = False
     resolve: Observed | None = None
+    at: datetime | None = None
+    outside_window: str | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what an execution must know of them later, when another process drives it."""
+        kept = {
+            "accept_drift": self.accept_drift or None,
+            "resolve": self.resolve.value if self.resolve else None,
+            "at": self.at.isoformat() if self.at else None,
+            "outside_window": self.outside_window,
+        }
+        return {name: value for name, value in kept.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Options:
+        """Return the options that an execution was started with."""
+        return cls(
+            accept_drift=bool(kept.get("accept_drift")),
+            resolve=Observed(kept["resolve"]) if kept.get("resolve") else None,
+            at=datetime.fromisoformat(kept["at"]) if kept.get("at") else None,
+            outside_window=kept.get("outside_window"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +84,19 @@ class Outcome:
 
     execution: str
     nothing_to_do: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The execution to drive: an earlier one that can go on, or a new one with its number."""
+
+    execution: str
+    plan: Plan
+    environment: str
+    url: str
+    number: int | None
+    seen: int | None
+    wait: MustWait | None
 
 
 def run(
@@ -65,37 +108,178 @@ def run(
     options: Options = Options(),
     watch: Watch = nobody,
 ) -> Outcome:
-    """Run a stored plan in an environment, or go on where an earlier run stopped.
+    """Run a stored plan in an environment, or go on where an earlier run stopped, in this process.
 
-    Raises Blocked when an approval, a window, a worker or a restore point is needed, Busy when the target is held,
-    and whatever stops the run; the store then says where it stopped.
+    Raises MustWait when an approval or a window is missing (the execution is there then, waiting), Blocked where a
+    restore point would be needed, Busy when the target is held, and whatever stops the run; the store then says where
+    it stopped.
+    """
+    chosen = _chosen(store, settings, parts, plan_name, environment, options)
+    if isinstance(chosen, Outcome):
+        return chosen
+    if chosen.wait is not None:
+        _await(store, settings, chosen, options, chosen.wait, handed_over=False)
+        raise chosen.wait
+    _drive(
+        store,
+        settings,
+        parts,
+        chosen.plan,
+        chosen.execution,
+        chosen.url,
+        options,
+        watch,
+        direction=FORWARD,
+        seen=chosen.seen,
+        create=(chosen.environment, chosen.number),
+    )
+    return Outcome(chosen.execution)
+
+
+def hand_over(
+    store: Store,
+    settings: Settings,
+    parts: Parts,
+    plan_name: str,
+    environment: str,
+    options: Options = Options(),
+    *,
+    mode: str = "manual",
+    after: str | None = None,
+) -> Outcome:
+    """Leave a run to the workers: whichever is free drives it, from now on and whenever it is due.
+
+    `mode` says who began it (manual, automated, scheduled); `after` is an execution that must be completed first.
+    """
+    chosen = _chosen(store, settings, parts, plan_name, environment, options, gated=False)
+    if isinstance(chosen, Outcome):
+        return chosen
+    wait = MustWait("worker", "waits for a worker", due=clock.now(), hint="`segue worker` runs one")
+    _await(store, settings, chosen, options, wait, handed_over=True, mode=mode, after=after)
+    _nudge(store, chosen.execution)
+    return Outcome(chosen.execution)
+
+
+def hand_over_rollback(
+    store: Store, settings: Settings, parts: Parts, execution: str | None, options: Options = Options()
+) -> Outcome:
+    """Leave a rollback to the workers."""
+    from segue.store.transitions import advance
+
+    with store.session() as session:
+        row = find(session, execution)
+        if row.status == ExecutionStatus.ROLLED_BACK:
+            return Outcome(row.id, nothing_to_do=True)
+        _rollback_plan(session, parts, row)
+        wait = MustWait("worker", "waits for a worker, to be rolled back", hint="`segue worker` runs one")
+        columns: dict[str, Any] = {
+            "direction": BACKWARD,
+            "handed_over": True,
+            "waiting_for": wait.as_waiting(),
+            "due_at": clock.now(),
+            "options": options.as_json(),
+            "lease_owner": None,
+        }
+        if row.status in (ExecutionStatus.WAITING, ExecutionStatus.RUNNING):
+            for name, value in columns.items():
+                setattr(row, name, value)
+        else:
+            advance(session, row, ExecutionStatus.WAITING, actor=settings.user, **columns)
+        identity = row.id
+    _nudge(store, identity)
+    return Outcome(identity)
+
+
+def drive(
+    store: Store,
+    settings: Settings,
+    parts: Parts,
+    execution: str,
+    watch: Watch = nobody,
+    *,
+    drain: threading.Event | None = None,
+) -> Outcome:
+    """Do with an execution what its row says now, as a worker does: go on, wait again, or roll back.
+
+    Raises MustWait when it has to wait (its row says so by then), Busy when somebody else drives it or holds the
+    target, and whatever stops it, which is recorded by then. `drain` makes it stop at its next safe point, for another
+    worker to go on.
     """
     with store.session() as session:
-        plan_row = plans.get(session, plan_name)
-        env_row, url = environments.resolve(session, settings, environment)
-        plan = _plan(plan_row, parts)
-        _check_policy(plan, parts, env_row.type, env_row.deployment_type)
-        _check_schema(plan, environment, env_row.schema_name)
-        _check_dependencies(session, plan, env_row.id)
-        earlier = _latest(session, plan_row.id, env_row.id)
-        if options.resume and (earlier is None or earlier.status not in UNFINISHED):
-            raise UsageError(
-                f'there is no unfinished execution of "{plan_name}" in "{environment}" to resume',
-                hint="leave out --resume to start a new one",
+        row = find(session, execution)
+        if row.status not in UNFINISHED or row.status in (ExecutionStatus.PAUSED, ExecutionStatus.FAILED):
+            return Outcome(row.id, nothing_to_do=True)
+        _refuse_driven(row, "driven twice")
+        options = Options.from_json(row.options)
+        direction, seen = row.direction, row.fence
+        wait: MustWait | None = None
+        try:
+            if direction == BACKWARD:
+                plan = _rollback_plan(session, parts, row)
+            else:
+                plan = _plan(row.plan, parts)
+                _refuse_changed(row)
+                _check_policy(plan, parts)
+                wait = _gate(session, plan, row.plan, row.environment, row, options)
+            _, url = environments.resolve(session, settings, row.environment.name)
+        except SegueError as error:
+            _fail(store, settings, row.id, error)
+            raise
+        if wait is not None:
+            _set_waiting(session, settings, row, wait)
+    if wait is not None:
+        raise wait
+    _drive(
+        store,
+        settings,
+        parts,
+        plan,
+        execution,
+        url,
+        options,
+        watch,
+        direction=direction,
+        seen=seen,
+        drain=drain,
+        handed_over=True,
+    )
+    return Outcome(execution)
+
+
+def due(session: Session, *, limit: int = 100) -> list[str]:
+    """Return the executions that workers should look at now: waiting ones whose time has come, and abandoned ones."""
+    from sqlalchemy import and_, func, or_, select
+
+    from segue.store.tables.executions import ExecutionRow
+
+    now = func.clock_timestamp()
+    silent = now - SILENT_AFTER
+    return list(
+        session.scalars(
+            select(ExecutionRow.id)
+            .where(
+                ExecutionRow.handed_over,
+                or_(
+                    and_(
+                        ExecutionRow.status.in_([ExecutionStatus.PENDING, ExecutionStatus.WAITING]),
+                        ExecutionRow.due_at <= now,
+                    ),
+                    and_(
+                        ExecutionRow.status == ExecutionStatus.RUNNING,
+                        or_(ExecutionRow.heartbeat_at.is_(None), ExecutionRow.heartbeat_at < silent),
+                    ),
+                ),
             )
-        execution_id, fresh = _choose(session, plan_row, env_row.id, earlier)
-        if execution_id is None:
-            return Outcome(earlier.id if earlier else "", nothing_to_do=True)
-        seen = earlier.fence if earlier is not None and earlier.id == execution_id else None
-    create = (environment, fresh)
-    _drive(store, settings, parts, plan, execution_id, url, options, watch, direction=FORWARD, seen=seen, create=create)
-    return Outcome(execution_id)
+            .order_by(ExecutionRow.due_at.nulls_first())
+            .limit(limit)
+        )
+    )
 
 
 def resume(
     store: Store, settings: Settings, parts: Parts, execution: str | None, options: Options, watch: Watch = nobody
 ) -> Outcome:
-    """Go on with an execution that was paused, failed, or lost its process, in the direction it was going."""
+    """Go on with an execution that waits, was paused, failed, or lost its process, in the direction it was going."""
     with store.session() as session:
         row = find(session, execution)
         if row.status not in UNFINISHED:
@@ -122,23 +306,33 @@ def rollback(
         row = find(session, execution)
         if row.status == ExecutionStatus.ROLLED_BACK:
             return Outcome(row.id, nothing_to_do=True)
-        if row.window_until is not None and row.window_until < clock.now() and row.direction == FORWARD:
-            raise Blocked(
-                f"the rollback window of execution {row.id} ended at {row.window_until:%Y-%m-%d %H:%M} UTC",
-                hint="write a new plan that changes the schema back",
-            )
-        _refuse_driven(row, "rolled back")
-        _refuse_later(session, row)
-        plan = _plan(row.plan, parts)
-        if row.plan_hash != row.plan.plan_hash:
-            raise Blocked(
-                f'plan "{row.plan.plan_name}" was changed after execution {row.id} ran it',
-                hint="add the version that was run again; its undo is not this one's",
-            )
+        plan = _rollback_plan(session, parts, row)
         _, url = environments.resolve(session, settings, row.environment.name)
         identity, seen = row.id, row.fence
     _drive(store, settings, parts, plan, identity, url, options, watch, direction=BACKWARD, seen=seen)
     return Outcome(identity)
+
+
+def _rollback_plan(session: Session, parts: Parts, row: ExecutionRow) -> Plan:
+    """Return the plan to undo, or refuse: the window is over, somebody drives it, later executions stand on it."""
+    if row.window_until is not None and row.window_until < clock.now() and row.direction == FORWARD:
+        raise Blocked(
+            f"the rollback window of execution {row.id} ended at {row.window_until:%Y-%m-%d %H:%M} UTC",
+            hint="write a new plan that changes the schema back",
+        )
+    _refuse_driven(row, "rolled back")
+    _refuse_later(session, row)
+    plan = _plan(row.plan, parts)
+    _refuse_changed(row)
+    return plan
+
+
+def _refuse_changed(row: ExecutionRow) -> None:
+    if row.plan_hash != row.plan.plan_hash:
+        raise Blocked(
+            f'plan "{row.plan.plan_name}" was changed after execution {row.id} ran it',
+            hint="add the version that was run again; its undo is not this one's",
+        )
 
 
 def pause(store: Store, execution: str | None, *, actor: str) -> str:
@@ -182,7 +376,7 @@ def _request(store: Store, execution: str | None, to: ExecutionStatus, actor: st
                 f"execution {row.id} is {row.status} and cannot be {word}",
                 hint="`segue rollback` takes back what it did" if to is ExecutionStatus.CANCELLED else "",
             )
-        advance(session, row, to, actor=actor, lease_owner=None)
+        advance(session, row, to, actor=actor, lease_owner=None, waiting_for=None, due_at=None)
         return f"execution {row.id} is {word}"
 
 
@@ -220,7 +414,15 @@ def _latest_first() -> tuple[Any, ...]:
 
 def driven(row: ExecutionRow) -> bool:
     """Return whether a process shows signs of life for this execution."""
-    if row.lease_owner is None or row.heartbeat_at is None or clock.now() - row.heartbeat_at >= SILENT_AFTER:
+    from sqlalchemy import func, select
+    from sqlalchemy.orm import object_session
+
+    if row.lease_owner is None or row.heartbeat_at is None:
+        return False
+    session = object_session(row)
+    # By the store's clock, which wrote it: machines differ by more than an execution may be silent.
+    now = session.scalar(select(func.clock_timestamp())) if session is not None else clock.now()
+    if now is None or now - row.heartbeat_at >= SILENT_AFTER:
         return False
     return not _dead_here(row.lease_owner)
 
@@ -277,6 +479,13 @@ def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
         "direction": row.direction,
         "driven_by": row.lease_owner if driven(row) else None,
         "abandoned": status == ExecutionStatus.RUNNING and not driven(row),
+        "handed_over": row.handed_over,
+        "waiting_for": row.waiting_for if status == ExecutionStatus.WAITING else None,
+        "due_at": row.due_at if status == ExecutionStatus.WAITING else None,
+        "after": row.after_execution,
+        "fenced_at": row.fenced_at,
+        "fenced_until": row.fenced_until,
+        "tuning": row.tuning or None,
         "requested": "cancel" if row.cancel_requested else "pause" if row.pause_requested else None,
         "current_step": row.current_step,
         "steps_completed": row.steps_completed,
@@ -340,7 +549,7 @@ def _plan(row: PlanRow, parts: Parts) -> Plan:
     return plan
 
 
-def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
+def _check_policy(plan: Plan, parts: Parts) -> None:
     """Refuse what needs a part of Segue that is not there yet: nothing is skipped silently."""
     if plan.strategy != "online" or plan.maintenance_window is not None:
         raise Blocked(
@@ -349,12 +558,6 @@ def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
             + ", which needs windows and routing that this version does not have",
             hint='only "online" plans can be run',
         )
-    waiting = [step.name for step in plan.steps if step.approval]
-    if waiting:
-        raise Blocked(
-            f'step "{waiting[0]}" of plan "{plan.plan}" asks for an approval, which this version cannot give',
-            hint="leave out `approval: true`, or wait for a version with `segue approve`",
-        )
     for step in plan.steps:
         reason = parts.steps[step.kind].irreversible(step)
         if reason:
@@ -362,11 +565,6 @@ def _check_policy(plan: Plan, parts: Parts, kind: str, deployment: str) -> None:
                 f'step "{step.name}" of plan "{plan.plan}" cannot be undone: {reason}',
                 hint="such a step needs a restore point, which this version cannot make; rename instead of dropping",
             )
-    if deployment == "scheduled":
-        raise Blocked(
-            "this environment is deployed on schedule, which needs workers and windows that this version lacks",
-            hint="set its deployment type to manual with `segue env add --replace`",
-        )
 
 
 def _check_schema(plan: Plan, environment: str, schema: str) -> None:
@@ -413,9 +611,56 @@ def _latest(session: Session, plan_id: str, environment: str) -> ExecutionRow | 
     ).first()
 
 
-def _choose(
-    session: Session, plan: PlanRow, environment: str, earlier: ExecutionRow | None
-) -> tuple[str | None, int | None]:
+def _chosen(
+    store: Store,
+    settings: Settings,
+    parts: Parts,
+    plan_name: str,
+    environment: str,
+    options: Options,
+    *,
+    gated: bool = True,
+) -> _Choice | Outcome:
+    """Choose the execution to drive and say what it has to wait for; an Outcome when there is nothing to do."""
+    with store.session() as session:
+        plan_row = plans.get(session, plan_name)
+        env_row, url = environments.resolve(session, settings, environment)
+        plan = _plan(plan_row, parts)
+        _check_policy(plan, parts)
+        _check_schema(plan, environment, env_row.schema_name)
+        _check_dependencies(session, plan, env_row.id)
+        earlier = _latest(session, plan_row.id, env_row.id)
+        if options.resume and (earlier is None or earlier.status not in UNFINISHED):
+            raise UsageError(
+                f'there is no unfinished execution of "{plan_name}" in "{environment}" to resume',
+                hint="leave out --resume to start a new one",
+            )
+        execution, number = _choose(plan_row, earlier)
+        if execution is None:
+            return Outcome(earlier.id if earlier else "", nothing_to_do=True)
+        same = earlier if earlier is not None and earlier.id == execution else None
+        wait = _gate(session, plan, plan_row, env_row, same, options) if gated else None
+        return _Choice(execution, plan, environment, url, number, same.fence if same is not None else None, wait)
+
+
+def _gate(
+    session: Session,
+    plan: Plan,
+    plan_row: PlanRow,
+    env_row: EnvironmentRow,
+    row: ExecutionRow | None,
+    options: Options,
+) -> MustWait | None:
+    """Return what the execution has to wait for before it may go on: a predecessor, a time, an approval, a window."""
+    from segue.services import gates
+
+    if options.at is not None and row is None and options.at > clock.now():
+        return MustWait("time", f"begins at {options.at:%Y-%m-%d %H:%M} UTC", due=options.at)
+    seconds = None if row is not None and row.steps_completed else (plan_row.estimated_duration or 0) * 60.0
+    return gates.opening(session, plan, plan_row, env_row, row, now=clock.now(), seconds=seconds, options=options)
+
+
+def _choose(plan: PlanRow, earlier: ExecutionRow | None) -> tuple[str | None, int | None]:
     """Return the execution to drive and, for a new one, its number; (None, None) when there is nothing to do."""
     from segue.store.ids import new_id
 
@@ -444,9 +689,77 @@ def _choose(
     return new_id(), earlier.execution_number + 1
 
 
-def _refuse_driven(row: ExecutionRow, verb: str) -> None:
-    from segue.errors import Busy
+def _await(
+    store: Store,
+    settings: Settings,
+    chosen: _Choice,
+    options: Options,
+    wait: MustWait,
+    *,
+    handed_over: bool,
+    mode: str = "manual",
+    after: str | None = None,
+) -> None:
+    """Leave an execution waiting: make it if it is new."""
+    if chosen.number is not None:
+        _create(
+            store,
+            settings,
+            chosen.plan,
+            chosen.execution,
+            environment=chosen.environment,
+            number=chosen.number,
+            options=options,
+            mode=mode,
+        )
+    with store.session() as session:
+        row = find(session, chosen.execution)
+        row.handed_over = handed_over
+        row.after_execution = after
+        row.options = {**row.options, **options.as_json()}
+        if options.tuning:
+            row.tuning = {**row.tuning, **options.tuning}
+        _set_waiting(session, settings, row, wait)
 
+
+def _set_waiting(session: Session, settings: Settings, row: ExecutionRow, wait: MustWait) -> None:
+    from segue.store.transitions import advance
+
+    columns: dict[str, Any] = {"waiting_for": wait.as_waiting(), "due_at": wait.due, "lease_owner": None}
+    if row.status == ExecutionStatus.WAITING:
+        for name, value in columns.items():
+            setattr(row, name, value)
+    else:
+        detail = {"for": wait.kind, "message": wait.message}
+        advance(session, row, ExecutionStatus.WAITING, actor=settings.user, detail=detail, **columns)
+
+
+def _fail(store: Store, settings: Settings, execution: str, error: SegueError) -> None:
+    """Write down that a waiting execution cannot go on: otherwise it would be tried for ever, and say nothing."""
+    from segue.store.transitions import advance
+
+    with store.session() as session:
+        row = find(session, execution)
+        if row.status == ExecutionStatus.WAITING and not isinstance(error, Busy):
+            advance(
+                session,
+                row,
+                ExecutionStatus.FAILED,
+                actor=settings.user,
+                error_details=error.as_json(),
+                waiting_for=None,
+                due_at=None,
+            )
+
+
+def _nudge(store: Store, execution: str) -> None:
+    """Tell the workers; a nudge that is lost is found by their sweep."""
+    from segue.engine.queue import Queue
+
+    Queue(store.url).nudge_execution(execution)
+
+
+def _refuse_driven(row: ExecutionRow, verb: str) -> None:
     if row.status == ExecutionStatus.RUNNING and driven(row):
         raise Busy(
             f'execution {row.id} of "{row.plan.plan_name}" cannot be {verb}: {row.lease_owner} drives it',
@@ -512,12 +825,16 @@ def _drive(
     direction: str,
     seen: int | None,
     create: tuple[str, int | None] | None = None,
+    drain: threading.Event | None = None,
+    handed_over: bool = False,
 ) -> None:
     """Take the target and drive the execution; the store's row is made once the target is held."""
     from segue.engine import journal
     from segue.engine.executor import Assignment, Executor
+    from segue.engine.gates import Open
     from segue.engine.record import Record
     from segue.planning import planfile
+    from segue.services import gates
 
     database = parts.database(url)
     steps = _ordered(plan, parts)
@@ -533,10 +850,13 @@ def _drive(
                 "execution is there, `segue rollback EXECUTION --resolve not-done` closes it, and a new run may follow",
             )
         if create is not None and create[1] is not None:
-            _create(store, settings, plan, execution, environment=create[0], number=create[1])
+            _create(store, settings, plan, execution, environment=create[0], number=create[1], options=options)
             journal.point("execution-created")
         with store.session() as session:
             row = find(session, execution)
+            row.handed_over = handed_over
+            if options.tuning:
+                row.tuning = {**row.tuning, **options.tuning}
             prefix = f"{row.plan.plan_name}/{row.environment.name}/{row.execution_number}"
             environment = row.environment.name
             plan_id = row.plan_id
@@ -553,6 +873,10 @@ def _drive(
             rollback_window=plan.rollback.window,
             accept_drift=options.accept_drift,
             resolve=options.resolve,
+            handed_over=handed_over,
+            gates=gates.RunGates(store, execution) if direction == FORWARD else Open(),
+            ask_slots=_slots(store, execution) if handed_over else None,
+            drain=drain,
         )
         record = Record(store, execution, actor=settings.user, owner=owner, watch=watch, seen=seen)
         executor = Executor(store, record, target, database, work)
@@ -562,6 +886,17 @@ def _drive(
             executor.backward()
     finally:
         target.close()
+
+
+def _slots(store: Store, execution: str) -> Callable[[str, str, int], None]:
+    """Return how a step asks other workers for copy slots."""
+
+    def ask(step: str, direction: str, count: int) -> None:
+        from segue.engine.queue import Queue
+
+        Queue(store.url).nudge_slots(execution, step, direction, count)
+
+    return ask
 
 
 def _ordered(plan: Plan, parts: Parts) -> list[PlannedStep]:
@@ -576,10 +911,19 @@ def _ordered(plan: Plan, parts: Parts) -> list[PlannedStep]:
     ]
 
 
-def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, environment: str, number: int) -> None:
+def _create(
+    store: Store,
+    settings: Settings,
+    plan: Plan,
+    execution: str,
+    *,
+    environment: str,
+    number: int,
+    options: Options,
+    mode: str = "manual",
+) -> None:
     from sqlalchemy.exc import IntegrityError
 
-    from segue.errors import Busy
     from segue.planning import planfile
     from segue.store import ledger
     from segue.store.tables.executions import ExecutionRow
@@ -595,7 +939,9 @@ def _create(store: Store, settings: Settings, plan: Plan, execution: str, *, env
                 execution_number=number,
                 steps_total=len(plan.steps),
                 executed_by=settings.user,
-                execution_mode="manual",
+                execution_mode=mode,
+                options=options.as_json(),
+                tuning=dict(options.tuning),
                 plan_hash=planfile.digest(plan),
                 started_at=clock.now(),
             )
