@@ -29,7 +29,7 @@ LONGEST_PAUSE = 5.0
 INSTANT_SECONDS = 5.0
 
 # Which locks conflict, from PostgreSQL's documentation ("Conflicting Lock Modes"), as the modes pg_locks shows.
-_CONFLICTS: dict[Lock, frozenset[str]] = {
+CONFLICTS: dict[Lock, frozenset[str]] = {
     Lock.ACCESS_SHARE: frozenset({"AccessExclusiveLock"}),
     Lock.ROW_SHARE: frozenset({"ExclusiveLock", "AccessExclusiveLock"}),
 }
@@ -43,7 +43,7 @@ _MODES = [
     "ExclusiveLock",
     "AccessExclusiveLock",
 ]
-_CONFLICTS |= {
+CONFLICTS |= {
     Lock.ROW_EXCLUSIVE: frozenset(_MODES[4:]),
     Lock.SHARE_UPDATE_EXCLUSIVE: frozenset(_MODES[3:]),
     Lock.SHARE: frozenset({"RowExclusiveLock", "ShareUpdateExclusiveLock", *_MODES[5:]}),
@@ -208,7 +208,7 @@ def find_blockers(connection: psycopg.Connection[Any], statements: Sequence[Stat
     found = [
         Blocker(pid, who, state, text, seconds, mode, table, autovacuum)
         for oid, mode, pid, who, state, text, seconds, table, autovacuum in rows
-        if mode in _CONFLICTS[locks[oid]]
+        if mode in CONFLICTS[locks[oid]]
     ]
     return list({blocker.pid: blocker for blocker in reversed(found)}.values())[::-1]
 
