@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from segue.model.checks import Checkup
+    from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
     from segue.model.probe import Probe
 
@@ -301,6 +303,22 @@ class Database(Protocol):
 
     def probe(self, url: str) -> Probe:
         """Look at a database: version, size, traffic, privileges."""
+        ...
+
+    def identity(self, url: str) -> dict[str, Any]:
+        """Return what tells this database from every other one, as JSON values; `None` for what cannot be seen."""
+        ...
+
+    def check(self, url: str, *, schema: str) -> Checkup:
+        """Look at everything that a migration there could trip over; changes nothing, raises TargetUnreachable."""
+        ...
+
+    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+        """Say what the statements of a plan's steps, in the order of a run, meet on this target.
+
+        Takes about a second whatever the database's size: no scans, no waiting for locks. Raises only what keeps it
+        from looking at all (TargetUnreachable, PrivilegeMissing, ConfigurationError).
+        """
         ...
 
     def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
