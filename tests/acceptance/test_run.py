@@ -270,7 +270,7 @@ def test_refused_statement_fails_the_run_and_a_corrected_target_lets_it_go_on(sh
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("    approval: true\n", "asks for an approval"),
+        ("    approval: true\n", 'step "a" waits for an approval'),
         ("    irreversible: gone\n", "cannot be undone: gone"),
     ],
 )

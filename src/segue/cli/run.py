@@ -37,6 +37,8 @@ Execution = Annotated[
     str | None,
     typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False),
 ]
+Detach = Annotated[bool, typer.Option("--detach", help="Leave it to the workers (`segue worker`).")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait here for approvals and windows, and for workers.")]
 AcceptDrift = Annotated[
     bool, typer.Option("--accept-drift", help="Go on although somebody else changed the schema meanwhile.")
 ]
@@ -53,27 +55,35 @@ def run(
     resume_: Annotated[bool, typer.Option("--resume", help="Only go on with an unfinished execution.")] = False,
     accept_drift: AcceptDrift = False,
     resolve: Resolve = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Hand over to a worker.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for approvals and windows.")] = False,
+    detach: Detach = False,
+    wait: Wait = False,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help='When to begin, e.g. "2026-11-29 02:00 Europe/Berlin".', show_default=False),
+    ] = None,
+    outside_window: Annotated[
+        str | None,
+        typer.Option("--outside-window", help="Why it may run while the window is closed.", show_default=False),
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Walk the environments in promotion order.")] = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
     """Run a plan in an environment, or go on where an earlier run stopped.
 
-    Safe to repeat at any time: what is done is not done again. Ctrl-C stops at the next safe point.
+    Safe to repeat at any time: what is done is not done again. Ctrl-C stops at the next safe point. Where an approval
+    is missing or a window is closed, the execution waits: run again, or --wait for it here, or --detach to leave it to
+    the workers.
 
     Examples:
         segue run add-full-name.yaml --env staging
-        segue run add-full-name --env production --json
+        segue run add-full-name --env production --detach --wait
     """
-    for flag, given, needs in (
-        ("--detach", detach, "a worker"),
-        ("--wait", wait, "approvals and windows"),
-        ("--promote", promote, "approvals between environments"),
-    ):
-        if given:
-            raise Blocked(f"{flag} needs {needs}, which this version does not have", hint=f"leave out {flag}")
+    if promote:
+        raise Blocked(
+            "--promote needs approvals between environments, which this version does not have",
+            hint="leave out --promote",
+        )
     if environment is None:
         raise UsageError("no environment is named", hint="add --env NAME; `segue env list` shows the environments")
 
@@ -94,11 +104,12 @@ def run(
             name = checked.plan.plan
             with store.session() as session:
                 plans.add(session, settings, checked)
-        return executions.run(
-            store, settings, parts, name, environment, _options(resume_, accept_drift, resolve), watch
-        )
+        options = _options(resume_, accept_drift, resolve, at=at, outside_window=outside_window)
+        if detach:
+            return executions.hand_over(store, settings, parts, name, environment, options)
+        return executions.run(store, settings, parts, name, environment, options, watch)
 
-    _work(work, already="is completed already; nothing to do")
+    _work(work, already="is completed already; nothing to do", detach=detach, wait=wait)
 
 
 @app.command()
@@ -106,6 +117,8 @@ def resume(
     execution: Execution = None,
     accept_drift: AcceptDrift = False,
     resolve: Resolve = None,
+    detach: Detach = False,
+    wait: Wait = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
@@ -120,9 +133,12 @@ def resume(
     def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
         from segue.services import executions
 
-        return executions.resume(store, settings, parts, execution, _options(True, accept_drift, resolve), watch)
+        options = _options(True, accept_drift, resolve)
+        if detach:
+            return executions.hand_over_resume(store, settings, parts, execution, options)
+        return executions.resume(store, settings, parts, execution, options, watch)
 
-    _work(work, already="has nothing left to do")
+    _work(work, already="has nothing left to do", detach=detach, wait=wait)
 
 
 @app.command()
@@ -130,6 +146,8 @@ def rollback(
     execution: Execution = None,
     accept_drift: AcceptDrift = False,
     resolve: Resolve = None,
+    detach: Detach = False,
+    wait: Wait = False,
     yes: Yes = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
@@ -151,20 +169,39 @@ def rollback(
                 row = executions.find(session, execution)
                 question = f'Take back "{row.plan.plan_name}" in "{row.environment.name}" (execution {row.id})?'
             output.ask(question, yes=yes, refuse="nobody is here to confirm the rollback")
-        return executions.rollback(store, settings, parts, execution, _options(False, accept_drift, resolve), watch)
+        options = _options(False, accept_drift, resolve)
+        if detach:
+            return executions.hand_over_rollback(store, settings, parts, execution, options)
+        return executions.rollback(store, settings, parts, execution, options, watch)
 
-    _work(work, already="is rolled back already; nothing to do")
+    _work(work, already="is rolled back already; nothing to do", detach=detach, wait=wait)
 
 
-def _options(resume_: bool, accept_drift: bool, resolve: Seen | None) -> Options:
+def _options(
+    resume_: bool,
+    accept_drift: bool,
+    resolve: Seen | None,
+    *,
+    at: str | None = None,
+    outside_window: str | None = None,
+) -> Options:
+    from segue.model.windows import parse_moment
     from segue.ports import Observed
     from segue.services.executions import Options
 
+    if outside_window is not None and not outside_window.strip():
+        raise UsageError("--outside-window needs a reason", hint="it is kept in the ledger")
     seen = {Seen.DONE: Observed.DONE, Seen.NOT_DONE: Observed.NOT_DONE}
-    return Options(resume_, accept_drift, seen[resolve] if resolve else None)
+    return Options(
+        resume=resume_,
+        accept_drift=accept_drift,
+        resolve=seen[resolve] if resolve else None,
+        at=parse_moment(at) if at is not None else None,
+        outside_window=outside_window,
+    )
 
 
-def _work(work: Any, *, already: str) -> None:
+def _work(work: Any, *, already: str, detach: bool, wait: bool) -> None:
     """Do the work with a live view, then print what the execution came to, also when it failed."""
     from segue import settings as loader
     from segue import wiring
@@ -177,13 +214,19 @@ def _work(work: Any, *, already: str) -> None:
         parts = wiring.parts()
         with _live.view() as watch:
             try:
-                outcome = work(store, settings, parts, watch)
+                outcome = (
+                    _repeated(work, store, settings, parts, watch) if wait else work(store, settings, parts, watch)
+                )
+                if detach and wait:
+                    executions.follow(store, outcome.execution, watch)
             except SegueError as error:
                 if error.retry is not Retry.NEVER and not error.hint:
                     error.hint = "run again to go on"
                 raise
         with store.session() as session:
             content = executions.describe(session, executions.find(session, outcome.execution))
+            if detach and not wait and not outcome.nothing_to_do:
+                output.say(executions.handed_words(session, outcome.execution))
     if output.as_json():
         output.document({"ok": True, "nothing_to_do": outcome.nothing_to_do, **content})
         return
@@ -194,3 +237,19 @@ def _work(work: Any, *, already: str) -> None:
         f"  {content['steps_completed']}/{content['steps_total']} steps"
     )
     sys.stdout.flush()
+
+
+def _once(work: Any, *arguments: Any) -> Any:
+    return work(*arguments)
+
+
+def _repeated(work: Any, store: Any, settings: Any, parts: Any, watch: Any) -> Any:
+    """Do the work again and again for as long as it only has to wait; Ctrl-C leaves the execution waiting."""
+    from segue.engine.control import MustWait
+    from segue.services import executions
+
+    while True:
+        try:
+            return work(store, settings, parts, watch)
+        except MustWait as waits:
+            executions.until_due(store, waits, watch)

@@ -301,7 +301,7 @@ class Executor:
                 "target", error.message, due=clock.now() + TARGET_AGAIN, hint="it is tried again by itself"
             )
         if isinstance(error, MustWait):
-            self.record.log("waiting", error.message, step=error.step, **error.as_waiting())
+            self.record.log("waiting", error.message, step=error.step, waiting=error.as_waiting())
             self.record.end(
                 ExecutionStatus.WAITING, metrics=self._metrics(), waiting_for=error.as_waiting(), due_at=error.due
             )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine.control import MustWait
-from segue.engine.events import Watch, nobody
-from segue.errors import Blocked, Busy, CannotTell, NotFound, SegueError, UsageError
+from segue.engine.events import Event, Watch, nobody
+from segue.errors import Blocked, Busy, CannotTell, NotFound, SegueError, StepFailed, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
 from segue.services import environments, plans
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Without a sign of life for this long, the process that drove an execution is taken for dead.
 SILENT_AFTER = timedelta(seconds=8)
+# How often an execution that waits for a person, in the process of whoever started it, is looked at again.
+ASK_AGAIN = timedelta(seconds=2)
 UNFINISHED = (
     ExecutionStatus.PENDING,
     ExecutionStatus.WAITING,
@@ -158,6 +160,18 @@ def hand_over(
     _await(store, settings, chosen, options, wait, handed_over=True, mode=mode, after=after)
     _nudge(store, chosen.execution)
     return Outcome(chosen.execution)
+
+
+def hand_over_resume(
+    store: Store, settings: Settings, parts: Parts, execution: str | None, options: Options = Options()
+) -> Outcome:
+    """Leave an execution that waits, was paused, failed, or lost its process to the workers."""
+    with store.session() as session:
+        row = find(session, execution)
+        direction, name, environment, identity = row.direction, row.plan.plan_name, row.environment.name, row.id
+    if direction == BACKWARD:
+        return hand_over_rollback(store, settings, parts, identity, options)
+    return hand_over(store, settings, parts, name, environment, options)
 
 
 def hand_over_rollback(
@@ -333,6 +347,54 @@ def _refuse_changed(row: ExecutionRow) -> None:
             f'plan "{row.plan.plan_name}" was changed after execution {row.id} ran it',
             hint="add the version that was run again; its undo is not this one's",
         )
+
+
+def follow(store: Store, execution: str, watch: Watch = nobody) -> None:
+    """Stay with an execution that workers drive, telling its log, until its end; raise what stopped it."""
+    after = 0
+    while True:
+        with store.session() as session:
+            row = find(session, execution)
+            status, error = row.status, row.error_details
+            lines = logs(session, row, after=after)
+        for line in lines:
+            after = line["id"]
+            detail = line["detail"] or {}
+            watch(Event(line["action"], line["message"], line["step"], line["level"], detail))
+        if status not in (ExecutionStatus.PENDING, ExecutionStatus.WAITING, ExecutionStatus.RUNNING) and not lines:
+            break
+        clock.sleep(0.5)
+    if status not in (ExecutionStatus.COMPLETED, ExecutionStatus.ROLLED_BACK):
+        said = error or {}
+        raise StepFailed(
+            f"execution {execution} is {status}" + (f": {said['message']}" if said.get("message") else ""),
+            details=list(said.get("details", [])),
+            hint=str(said.get("hint") or "`segue status` shows it"),
+        )
+
+
+def until_due(store: Store, wait: MustWait, watch: Watch = nobody) -> None:
+    """Wait until an execution of this process may go on: its time has come, or somebody has approved it."""
+    watch(Event("waiting", f"waiting: {wait.message}", wait.step, "info", {"hint": wait.hint}))
+    began = clock.now()
+    while wait.due is None or clock.now() < wait.due:
+        clock.sleep(1.0)
+        if wait.due is None and clock.now() - began > ASK_AGAIN:
+            return
+
+
+def handed_words(session: Session, execution: str) -> str:
+    """Return what to tell a person who has handed an execution over."""
+    from sqlalchemy import func, select
+
+    from segue.store.tables.workers import WorkerRow
+
+    alive = select(WorkerRow.id).where(
+        WorkerRow.status == "running", WorkerRow.heartbeat_at > func.clock_timestamp() - SILENT_AFTER
+    )
+    if session.scalar(alive.limit(1)) is not None:
+        return f"execution {execution} is the workers' now; `segue status {execution}` shows how far it is"
+    return f"execution {execution} waits for a worker, and none is running: start one with `segue worker`"
 
 
 def pause(store: Store, execution: str | None, *, actor: str) -> str:
