@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from segue.model.quantities import seconds
+from segue.model.throttling import ThrottleSettings
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 VERSION_PATTERN = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
@@ -102,3 +103,6 @@ class PlanFields(PlanModel):
         default_factory=list, description="Plans that must be completed in the environment first."
     )
     rollback: Rollback = Field(default_factory=Rollback)
+    throttle: ThrottleSettings | None = Field(
+        default=None, description="How politely the plan's data work goes; see the page on throttling."
+    )

@@ -32,6 +32,25 @@ def seconds(text: str | float) -> float:
     return value
 
 
+_SIZES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+def octets(text: str | float) -> int:
+    """Return the bytes in a size such as `64MB`, `1.5 GB`, `16MiB`, or a plain number of bytes.
+
+    Raises ValueError with a message for people when it is not a size.
+    """
+    found = _SIZE.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
+    if found is None or found[2].lower() not in _SIZES:
+        raise ValueError(f'"{text}" is not a size; write for example 64MB or 1.5GB')
+    value = float(found[1]) * _SIZES[found[2].lower()]
+    if value > 2**60:
+        raise ValueError(f'"{text}" is not a sensible size')
+    return round(value)
+
+
 def duration(value: float) -> str:
     """Return seconds as people write them: `240 ms`, `3.2 s`, `4 m 10 s`, `2 h 5 m`."""
     if value < 1:
