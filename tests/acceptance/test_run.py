@@ -298,7 +298,7 @@ def test_strategy_that_is_not_there_is_refused(shop: Shop, strategy: str) -> Non
     assert strategy in shop.segue("run", path, "--env", "shop").expect(3).stderr
 
 
-@pytest.mark.parametrize("flag", ["--detach", "--wait", "--promote"])
+@pytest.mark.parametrize("flag", ["--promote"])
 def test_flag_that_needs_what_is_not_there_is_refused(segue: Segue, flag: str) -> None:
     segue("run", "p", "--env", "shop", flag).expect(3)
 
