@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
+    from segue.model.fences import FenceState
     from segue.model.impact import Statement
     from segue.model.probe import Probe
 
@@ -362,6 +363,55 @@ class StepRun(Protocol):
         ...
 
     def settle(self, part: int, statements: Sequence[Statement]) -> None:
+class ApplicationFence(Protocol):
+    """Keeps an application's writes out of a target. Whatever is asked may be asked again after a death."""
+
+    def state(self) -> FenceState | None:
+        """Return how the fence stands, whoever's it is; None where there never was one."""
+        ...
+
+    def arm(
+        self,
+        direction: str,
+        tables: Sequence[str] | None,
+        patience: Patience,
+        note: Callable[[str], None],
+        *,
+        triggers: bool = True,
+    ) -> int:
+        """Make what closing needs, on the tables named or all of the schema; return on how many.
+
+        Without `triggers` only the record is made, for a fence that a command closes. Raises Blocked when another
+        execution's fence still stands.
+        """
+        ...
+
+    def closing(self, seconds: float) -> FenceState:
+        """Record that a command is about to close the fence: the time counts from here."""
+        ...
+
+    def close(
+        self, seconds: float, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None]
+    ) -> FenceState:
+        """Refuse the application's writes for at most so many seconds, once those that have begun are over.
+
+        Raises LockNotGranted when they are not over in time: nothing is closed then.
+        """
+        ...
+
+    def adopt(self, direction: str) -> FenceState:
+        """Keep a closed fence for the other direction."""
+        ...
+
+    def open(self) -> FenceState:
+        """Let the application in again; waits for nobody."""
+        ...
+
+    def disarm(self, note: Callable[[str], None]) -> list[str]:
+        """Remove what is left of an open fence; return the tables that could not be locked for it."""
+        ...
+
+
         """Bring an effect of the way forward that was begun to done or to not there, whichever is nearer."""
         ...
 
@@ -418,6 +468,10 @@ class StepKind(Protocol):
 
     kind: str
     step_type: str
+    def application_fence(self) -> ApplicationFence:
+        """Return the application's fence here; after `recover` it must be asked for again."""
+        ...
+
     #: Whether a run changes the target.
     effects: bool
     #: Whether steps of this kind may run beside others that they do not need.

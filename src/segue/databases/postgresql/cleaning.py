@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import fence
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain
 from segue.databases.postgresql.lease import Lease
@@ -34,7 +35,7 @@ _RELATIONS = """
 
 #: What support.sql makes. A role named like the schema has it first in its own search_path, so that tables of the
 #: application's may have been made here by mistake: those are not ours to drop.
-OWN = frozenset({"lease", "history", "chunk", "schema_state", "history_id_seq"})
+OWN = frozenset({"lease", "history", "chunk", "schema_state", "history_id_seq", "fence"})
 
 #: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
 KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))
@@ -56,6 +57,7 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
                 return False
             lease = Lease(url, execution="clean", holder=holder)
             try:
+                fence.clear(connection, url)
                 _refuse_armed(connection)
                 export(_history(connection))
                 # The heartbeat writes to a table that goes now; the lock stays until the end.

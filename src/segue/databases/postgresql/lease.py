@@ -32,6 +32,8 @@ class Tenure:
         self.taken_over: list[str] = []
         #: How often the connection of the lease was made anew; sessions of an earlier generation were ended.
         self.generation = 0
+        #: What sessions under this lease have beside the pinned settings: the word that lets them pass a closed fence.
+        self.pins: dict[str, str] = {}
 
     @property
     def application(self) -> str:

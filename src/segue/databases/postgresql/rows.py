@@ -384,7 +384,8 @@ class Backfill:
     @contextmanager
     def open(self) -> Iterator[ChunkWriter]:
         """Open one worker's session."""
-        connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=_PINS)
+        pins = {**self.lease.pins, **_PINS}
+        connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=pins)
         try:
             with self._telling(connection):
                 writer = _Writer(self, connection)

@@ -12,6 +12,7 @@ from segue import clock
 from segue.databases.postgresql import concurrent, history, schema_state
 from segue.databases.postgresql.connection import open_session, pin
 from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.fence import Fence, learn_pass
 from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
 from segue.databases.postgresql.rows import Backfill
@@ -54,6 +55,8 @@ class PostgresTarget:
         self.taken_over = self.lease.taken_over
         try:
             self._open_all()
+            if self._holds:
+                self._looking(lambda: learn_pass(self._work, self.lease))
         except BaseException:
             if self._holds:
                 self.lease.close()
@@ -66,6 +69,7 @@ class PostgresTarget:
         target = cls(url, execution=execution, holder=holder, schema=schema, under=tenure)
         try:
             target._looking(lambda: check_fence(target._look, execution, fence))
+            target._looking(lambda: learn_pass(target._work, tenure))
         except BaseException:
             target.close()
             raise
@@ -99,12 +103,17 @@ class PostgresTarget:
             self._close_all()
             raise
 
+    def application_fence(self) -> Fence:
+        """Return the application's fence on this target, for as long as these sessions stand."""
+        return Fence(self._work, self._look, self.lease, url=self._url, schema=self.schema, waits=self.waits)
+
     @property
     def fence(self) -> int:
         """Return the number of this holding; it only grows."""
         return self.lease.fence
 
     def _open(self, **pins: str) -> psycopg.Connection[tuple[Any, ...]]:
+        pins = {**self.lease.pins, **pins}
         session = open_session(self._url, application=self.lease.application, schema=self.schema, pins=pins)
         self._sessions.append(session)
         return session
@@ -191,7 +200,7 @@ class PostgresTarget:
         """Undo what a function or a DO block set for the session: the next step's names would mean other tables."""
         self._work.execute("reset session authorization")
         self._work.execute("reset role")
-        pin(self._work, self.lease.application, self.schema, {})
+        pin(self._work, self.lease.application, self.schema, self.lease.pins)
 
     def _execute(self, statement: Statement, locks: float, work: float) -> None:
         """Run one statement inside the transaction; its time-out follows from how long it should hold its locks."""

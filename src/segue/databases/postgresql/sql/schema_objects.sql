@@ -60,6 +60,9 @@ select
     md5(concat_ws('|', pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled))
 from relations as r
 inner join pg_catalog.pg_trigger as t on r.oid = t.tgrelid and not t.tgisinternal
+inner join pg_catalog.pg_proc as tf on t.tgfoid = tf.oid
+-- Segue's own come and go with an execution.
+where tf.pronamespace is distinct from pg_catalog.to_regnamespace('segue')::oid
 union all
 select
     'rule ' || u.rulename || ' on ' || r.relname,
