@@ -18,6 +18,8 @@ from segue.planning.yamlnodes import Node, Problem, Tree, UnreadableError, from_
 from segue.planning.yamlnodes import read as read_tree
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic_core import ErrorDetails
 
     from segue.ports import Database, StepKind
@@ -57,8 +59,15 @@ class InvalidPlan(InvalidInput):
         return {**super().as_json(), "source": self.source, "problems": problems}
 
 
-def read(text: str, *, source: str, kinds: Mapping[str, StepKind], database: Database | None = None) -> Plan:
-    """Read a plan file. With a database its SQL is parsed too.
+def read(
+    text: str,
+    *,
+    source: str,
+    kinds: Mapping[str, StepKind],
+    database: Database | None = None,
+    folder: Path | None = None,
+) -> Plan:
+    """Read a plan file. With a database its SQL is parsed too; files that it names are looked for in `folder`.
 
     Raises InvalidPlan with every problem that could be found in one go.
     """
@@ -66,12 +75,12 @@ def read(text: str, *, source: str, kinds: Mapping[str, StepKind], database: Dat
         tree = read_tree(text)
     except UnreadableError as error:
         raise InvalidPlan(source, [error.problem], _lines_of(text)) from error
-    return _Reader(tree, source, kinds, database).plan()
+    return _Reader(tree, source, kinds, database, folder).plan()
 
 
 def from_document(document: Mapping[str, Any], kinds: Mapping[str, StepKind], *, source: str = "plan") -> Plan:
     """Return the plan of a document that `document()` gave, or that came in as JSON."""
-    return _Reader(from_value(document), source, kinds, None).plan()
+    return _Reader(from_value(document), source, kinds, None, None).plan()
 
 
 def document(plan: Plan) -> dict[str, Any]:
@@ -162,11 +171,19 @@ def _lines_of(text: str) -> Tree:
 class _Reader:
     """One pass over one file, which goes on after a problem as long as there is something to look at."""
 
-    def __init__(self, tree: Tree, source: str, kinds: Mapping[str, StepKind], database: Database | None) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        source: str,
+        kinds: Mapping[str, StepKind],
+        database: Database | None,
+        folder: Path | None,
+    ) -> None:
         self.tree = tree
         self.source = source
         self.kinds = kinds
         self.database = database
+        self.folder = folder
         self.problems = list(tree.problems)
 
     def plan(self) -> Plan:
@@ -227,7 +244,16 @@ class _Reader:
         if not isinstance(kind.value, str) or kind.value not in self.kinds:
             self._at(kind, f'{where}"{kind.plain()}" is not a kind of step{_meant(kind.value, self.kinds)}')
             return None
-        return self._validated(self.kinds[kind.value].Params, node.plain(), node, where)
+        step = self._validated(self.kinds[kind.value].Params, node.plain(), node, where)
+        if step is None:
+            return None
+        try:
+            prepared: StepFields = self.kinds[kind.value].prepare(step, self.folder)
+        except InvalidInput as error:
+            message = f"{where}{error.message}" + (f" ({error.hint})" if error.hint else "")
+            self._at(_meant_by(error.message, node), message)
+            return None
+        return prepared
 
     def _names_and_needs(self, nodes: list[Node]) -> None:
         names: dict[str, Node] = {}
@@ -366,9 +392,11 @@ class _Reader:
 
 
 def _meant_by(message: str, node: Node) -> Node:
-    """Return the field of a step that a message is about: the first that it names in backquotes; else the name."""
-    named = (node.get(word) for word in re.findall(r"`(\w+)`", message))
-    return next((found for found in named if found is not None), None) or node.get("name") or node
+    """Return the field of a step that a message is about: what it names in backquotes, from outside in; or the name."""
+    place = node
+    for word in re.findall(r"`(\w+)`", message):
+        place = place.get(word) or place
+    return place if place is not node else node.get("name") or node
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

@@ -80,9 +80,13 @@ def looks_like_file(word: str) -> bool:
 
 
 def check(text: str, source: str, parts: Parts) -> Checked:
-    """Read a plan and predict what it does; needs no store. Raises InvalidInput with every problem found."""
+    """Read a plan, with the files that it names, and predict what it does; needs no store.
+
+    Raises InvalidInput with every problem found.
+    """
     database = _database(parts)
-    plan = planfile.read(text, source=source, kinds=parts.steps, database=database)
+    folder = Path(source).parent if source != "<stdin>" else None
+    plan = planfile.read(text, source=source, kinds=parts.steps, database=database, folder=folder)
     return Checked(plan, predict(plan, parts.steps, database), source)
 
 
