@@ -332,37 +332,40 @@ class Database(Protocol):
         Raises FenceLost when it has moved on already.
         """
         ...
+    def give_back(self, batches: Sequence[Batch]) -> None:
+        """Let others claim these, as far as they are still this labourer's."""
+        ...
 
-    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
-        """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
+    def fail(self, batch: Batch, error: Mapping[str, Any]) -> None:
+        """Let nobody claim this one, and tell the driver why."""
+        ...
 
-        Returns False when there was none. Raises Busy while anything runs, Blocked when something still uses it.
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Work that labourers share: a chunk should take `seconds` and has `largest` keys at most.
+
+    `pause` seconds are waited after each.
+    """
+
+    work: ChunkedWork
+    seconds: float
+    largest: int
+    pause: float = 0.0
+
+
+@runtime_checkable
+class SharedKind(Protocol):
+    """A step kind whose work labourers of other processes can share."""
+
+    def shared(self, params: Any, target: Target, key: EffectKey, patience: Patience) -> Shared:
+        """Return the work that the driver of this step offers, in the direction of `key`.
+
+        Raises NotOffered when it does not do so yet.
         """
         ...
 
 
-class StepRun(Protocol):
-    """What a step gets to work with."""
-
-    params: Any
-    target: Target
-    database: Database
-    direction: str
-
-    @property
-    def patience(self) -> Patience:
-        """Return how long locks may be tried for, and how long is left for the work."""
-        ...
-
-    def key(self, part: int, direction: str | None = None) -> EffectKey:
-        """Name a part of this step."""
-        ...
-
-    def do(self, part: int, statements: Sequence[Statement]) -> None:
-        """Bring about one effect of the step, once, however often it is called."""
-        ...
-
-    def settle(self, part: int, statements: Sequence[Statement]) -> None:
 class ApplicationFence(Protocol):
     """Keeps an application's writes out of a target. Whatever is asked may be asked again after a death."""
 
@@ -407,11 +410,41 @@ class ApplicationFence(Protocol):
         """Let the application in again; waits for nobody."""
         ...
 
-    def disarm(self, note: Callable[[str], None]) -> list[str]:
-        """Remove what is left of an open fence; return the tables that could not be locked for it."""
+    def disarm(self, seconds: float, note: Callable[[str], None]) -> list[str]:
+        """Remove what is left of an open fence; return the tables that could not be locked for it in that time."""
         ...
 
 
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+        """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
+
+        Returns False when there was none. Raises Busy while anything runs, Blocked when something still uses it.
+        """
+        ...
+
+
+class StepRun(Protocol):
+    """What a step gets to work with."""
+
+    params: Any
+    target: Target
+    database: Database
+    direction: str
+
+    @property
+    def patience(self) -> Patience:
+        """Return how long locks may be tried for, and how long is left for the work."""
+        ...
+
+    def key(self, part: int, direction: str | None = None) -> EffectKey:
+        """Name a part of this step."""
+        ...
+
+    def do(self, part: int, statements: Sequence[Statement]) -> None:
+        """Bring about one effect of the step, once, however often it is called."""
+        ...
+
+    def settle(self, part: int, statements: Sequence[Statement]) -> None:
         """Bring an effect of the way forward that was begun to done or to not there, whichever is nearer."""
         ...
 

@@ -220,8 +220,8 @@ def test_opening_waits_for_no_reader_and_the_triggers_go_later(any_database: str
         assert opened.stopped is not None
         with psycopg.connect(any_database, autocommit=True) as application:
             assert not refused(application, "INSERT INTO orders VALUES (1000)")
-        assert fence.disarm(quiet) == ["orders"]
-    assert fence.disarm(quiet) == []
+        assert fence.disarm(1, quiet) == ["orders"]
+    assert fence.disarm(1, quiet) == []
     assert value(any_database, TRIGGERS) == 0
 
 
@@ -239,7 +239,7 @@ def test_tables_renamed_dropped_and_moved_do_not_keep_it_closed(any_database: st
     with psycopg.connect(any_database, autocommit=True) as application:
         for table in ("old", "attic.child", "orders"):
             assert not refused(application, f"INSERT INTO {table} (id) VALUES (2000)")
-    assert fence.disarm(quiet) == []
+    assert fence.disarm(1, quiet) == []
     assert value(any_database, TRIGGERS) == 0
 
 
@@ -256,7 +256,7 @@ def test_the_fence_is_no_drift_and_closes_again_for_the_way_back(any_database: s
     assert fence.close(60, None, Patience(10, 10), quiet).direction == BACKWARD
     apply(target, "UPDATE orders SET n = 5")
     fence.open()
-    assert fence.disarm(quiet) == []
+    assert fence.disarm(1, quiet) == []
 
 
 def test_tables_of_others_cannot_be_left_out_unsaid(ordinary: str, any_database: str, open_target: Open) -> None:
@@ -319,7 +319,7 @@ def test_what_closing_meets_ends_in_nobodys_deadlock(any_database: str, open_tar
             time.sleep(0.1)
             assert len(written) == before
             target.application_fence().open()
-            target.application_fence().disarm(quiet)
+            target.application_fence().disarm(1, quiet)
             done = running.done
             until(lambda done=done: running.done > done + 20)
     assert {error.diag.constraint_name for error in running.errors} == {"segue_fence"}

@@ -86,6 +86,37 @@ class Rollback(PlanModel):
     window: Seconds | None = Field(default=None, description="How long after completion a rollback is possible.")
 
 
+class Fence(PlanModel):
+    """How a maintenance window keeps the application out: by triggers on its tables, or by commands of yours.
+
+    Triggers refuse writes; reads go on. Either `tables` or both `close` and `open`.
+    """
+
+    tables: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Tables whose writes are refused, with their partitions; all of `target_schema` by default.",
+    )
+    close: list[str] | None = Field(
+        default=None, min_length=1, description="A command, word by word, that keeps the application out."
+    )
+    open: list[str] | None = Field(
+        default=None, min_length=1, description="A command, word by word, that lets the application in again."
+    )
+    timeout: Seconds = Field(default=60.0, description="The longest that each of the commands may take.")
+    lock_timeout: Seconds = Field(
+        default=60.0, description="How long to wait for transactions of the application that have begun to write."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Fence:
+        if (self.close is None) != (self.open is None):
+            raise ValueError("a fence by commands needs both `close` and `open`")
+        if self.close is not None and self.tables is not None:
+            raise ValueError("a fence is either by triggers on `tables` or by the commands `close` and `open`")
+        return self
+
+
 class PlanFields(PlanModel):
     """What every plan has; `steps` is added by the reader, which knows the step kinds."""
 
@@ -96,7 +127,13 @@ class PlanFields(PlanModel):
     phase: Literal["pre-migration", "migration", "post-migration"] = "migration"
     strategy: Literal["online", "rolling", "blue-green", "maintenance-window"] = "online"
     maintenance_window: int | None = Field(
-        default=None, ge=1, le=525_600, description="Minutes; leave out for no downtime."
+        default=None,
+        ge=1,
+        le=525_600,
+        description="With the strategy `maintenance-window`: for how many minutes at most the application waits.",
+    )
+    fence: Fence | None = Field(
+        default=None, description="How the maintenance window keeps the application out; by triggers by default."
     )
     prerequisites: list[str] = Field(default_factory=list, description="What must be true beforehand, for people.")
     depends_on: list[Name] = Field(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
 from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.plans import Expectation, PlanFields, StepFields
-from segue.planning import graph
+from segue.planning import graph, strategies
 from segue.planning.yamlnodes import Node, Problem, Tree, UnreadableError, from_value
 from segue.planning.yamlnodes import read as read_tree
 
@@ -198,6 +198,10 @@ class _Reader:
         for item in self._items(root, "depends_on"):
             if plan is not None and item.value == plan.plan:
                 self._at(item, f'plan "{plan.plan}" depends on itself')
+        if self.database is not None and plan is not None:
+            # Not for a stored plan: one of an older version must still be readable, to be rolled back.
+            for field, message in strategies.problems(plan):
+                self._at(root.get(field) or root, message)
         if self.problems or plan is None:
             raise self._invalid()
         given = {name: getattr(plan, name) for name in plan.model_fields_set}

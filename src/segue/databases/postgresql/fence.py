@@ -15,11 +15,11 @@ from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.lease import Tenure, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local
 from segue.engine import journal
-from segue.errors import Blocked, CannotTell, LockNotGranted, OutcomeUnknown, PrivilegeMissing, StepFailed
+from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, PrivilegeMissing, StepFailed
 from segue.model.fences import FenceState
 from segue.model.impact import Duration, Lock, Statement, TableLock
 from segue.model.quantities import duration
-from segue.ports import BACKWARD, Patience, Waits
+from segue.ports import Patience, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 #: How sessions of Segue's own are told from the application's: they know the word that the closed fence's row holds.
 PASS = "segue.pass"  # noqa: S105  the name of the setting, not the word
-#: How long one table is tried for when its trigger goes; it is open by then, and a later run comes back to it.
+#: How long one table is tried for when its trigger goes; the fence is open by then, and a later run comes back to it.
 REMOVAL_SECONDS = 5.0
 # How often tables that appear while the fence is made are seen to before the run gives up.
 ROUNDS = 5
@@ -174,9 +174,9 @@ class Fence:
 
         return self._told(record)
 
-    def disarm(self, note: Callable[[str], None]) -> list[str]:
+    def disarm(self, seconds: float, note: Callable[[str], None]) -> list[str]:
         """Remove the triggers of an open fence, a table at a time; return the tables whose lock could not be had."""
-        return self._told(lambda: list(self._disarm(note)))
+        return self._told(lambda: list(self._disarm(seconds, note)))
 
     # -- arming
 
@@ -220,7 +220,7 @@ class Fence:
             before = state(self._work)
             if before is not None and before.state != "open":
                 if before.execution != self._tenure.execution:
-                    raise standing(before)
+                    raise before.standing()
                 if before.direction != direction:
                     self._work.execute("update segue.fence set direction = %s", [direction])
                 return
@@ -358,15 +358,17 @@ class Fence:
 
     # -- afterwards
 
-    def _disarm(self, note: Callable[[str], None]) -> Iterator[str]:
+    def _disarm(self, seconds: float, note: Callable[[str], None]) -> Iterator[str]:
         now = state(self._work)
         if now is None:
             return
         if now.state != "open":
-            raise standing(now)
+            raise now.standing()
+        deadline = clock.ticks() + seconds
         for oid, name, trigger in self._work.execute(_ARMED).fetchall():
+            left = max(0.0, min(REMOVAL_SECONDS, deadline - clock.ticks()))
             try:
-                remove(self._work, self._eye, oid, name, trigger, self._check, self._waits, note)
+                remove(self._work, self._eye, (oid, name, trigger), left, self._check, self._waits, note)
             except LockNotGranted:
                 yield name
 
@@ -465,18 +467,6 @@ def state(connection: psycopg.Connection[Any]) -> FenceState | None:
     return FenceState(*found) if found else None
 
 
-def standing(found: FenceState) -> Blocked:
-    """Return the error that says whose fence stands."""
-    way = "rollback" if found.direction == BACKWARD else "resume"
-    since = f" since {found.closed_at:%Y-%m-%d %H:%M:%S} UTC" if found.closed_at else ""
-    return Blocked(
-        f"the application is fenced off{since} by execution {found.execution}"
-        if found.state != "armed"
-        else f"execution {found.execution} was about to fence the application off, and has not ended",
-        hint=f"`segue {way} {found.execution}` goes on with it and opens the fence",
-    )
-
-
 def learn_pass(connection: psycopg.Connection[Any], tenure: Tenure) -> bool:
     """Find the word with which this execution's sessions pass its own fence; return whether there is one.
 
@@ -496,14 +486,14 @@ def learn_pass(connection: psycopg.Connection[Any], tenure: Tenure) -> bool:
 def remove(
     work: psycopg.Connection[Any],
     eye: psycopg.Connection[Any],
-    oid: int,
-    name: str,
-    trigger: str,
+    which: tuple[int, str, str],
+    seconds: float,
     check: Callable[[], None],
     waits: Waits,
     note: Callable[[str], None],
 ) -> None:
     """Drop one trigger of an open fence; raises LockNotGranted when a reader holds its table for too long."""
+    oid, name, trigger = which
     lock = _Locking("removing the open fence from", [(oid, name)], Lock.ACCESS_EXCLUSIVE)
 
     def attempt(piece: float) -> None:
@@ -512,7 +502,7 @@ def remove(
             if lock.take(work, piece):
                 work.execute(sql.SQL("drop trigger {} on {}").format(sql.Identifier(trigger), sql.SQL(name)))
 
-    lock.go(work, eye, Patience(REMOVAL_SECONDS, REMOVAL_SECONDS), waits, attempt, note)
+    lock.go(work, eye, Patience(seconds, seconds), waits, attempt, note)
     journal.point("fence-removed")
 
 
@@ -523,10 +513,10 @@ def clear(connection: psycopg.Connection[Any], url: str) -> None:
     """
     now = state(connection)
     if now is not None and now.state != "open":
-        raise standing(now)
+        raise now.standing()
     found = connection.execute(_ARMED).fetchall() if now is not None else []
     if not found:
         return
     with open_session(url, application="segue clean") as eye:
-        for oid, name, trigger in found:
-            remove(connection, eye, oid, name, trigger, lambda: None, Waits(), lambda words: None)
+        for which in found:
+            remove(connection, eye, which, REMOVAL_SECONDS, lambda: None, Waits(), lambda words: None)
