@@ -99,6 +99,15 @@ def standing(
     return Standing(None, *reasons[0]) if reasons else Standing(None, None, "nobody has approved it")
 
 
+def doubt(session: Session, row: ApprovalRow, plan_row: PlanRow, env_row: EnvironmentRow) -> str:
+    """Return why an approval does not count now; nothing when it does."""
+    from sqlalchemy import func, select
+
+    now = session.scalars(select(func.clock_timestamp())).one()
+    wrote = authors(session, plan_row) if needs_approval(env_row) else []
+    return _doubt(row, plan_row, wrote, now, begun=False)
+
+
 def _doubt(row: ApprovalRow, plan_row: PlanRow, wrote: list[str], now: datetime, *, begun: bool) -> str:
     """Return why an approval does not count; nothing when it does."""
     if row.status == ApprovalStatus.REVOKED:
