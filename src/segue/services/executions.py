@@ -234,7 +234,7 @@ def drive(
                 plan = _plan(row.plan, parts)
                 _refuse_changed(row)
                 _check_policy(plan, parts)
-                wait = _gate(session, plan, row.plan, row.environment, row, options)
+                wait = _gate(session, settings, plan, row.plan, row.environment, row, options)
             _, url = environments.resolve(session, settings, row.environment.name)
         except SegueError as error:
             _fail(store, settings, row.id, error)
@@ -701,12 +701,13 @@ def _chosen(
         if execution is None:
             return Outcome(earlier.id if earlier else "", nothing_to_do=True)
         same = earlier if earlier is not None and earlier.id == execution else None
-        wait = _gate(session, plan, plan_row, env_row, same, options) if gated else None
+        wait = _gate(session, settings, plan, plan_row, env_row, same, options) if gated else None
         return _Choice(execution, plan, environment, url, number, same.fence if same is not None else None, wait)
 
 
 def _gate(
     session: Session,
+    settings: Settings,
     plan: Plan,
     plan_row: PlanRow,
     env_row: EnvironmentRow,
@@ -716,10 +717,18 @@ def _gate(
     """Return what the execution has to wait for before it may go on: a predecessor, a time, an approval, a window."""
     from segue.services import gates
 
-    if options.at is not None and row is None and options.at > clock.now():
-        return MustWait("time", f"begins at {options.at:%Y-%m-%d %H:%M} UTC", due=options.at)
     seconds = None if row is not None and row.steps_completed else (plan_row.estimated_duration or 0) * 60.0
-    return gates.opening(session, plan, plan_row, env_row, row, now=clock.now(), seconds=seconds, options=options)
+    return gates.opening(
+        session,
+        plan,
+        plan_row,
+        env_row,
+        row,
+        now=clock.now(),
+        seconds=seconds,
+        options=options,
+        actor=settings.user,
+    )
 
 
 def _choose(plan: PlanRow, earlier: ExecutionRow | None) -> tuple[str | None, int | None]:
