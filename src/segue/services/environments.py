@@ -13,6 +13,7 @@ from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
 from segue.model import urls
 from segue.model.plans import NAME_PATTERN
 from segue.model.vocabulary import DataSize, EnvironmentType, Level, Mode
+from segue.model.windows import Window
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -106,7 +107,8 @@ def add(
 ) -> Added:
     """Store an environment, measured when it can be reached; with `check` it must be.
 
-    Raises InvalidInput for a bad or taken name, and what `look` raises when `check` is set.
+    Under a name that is replaced by another database, or by another type, approvals given before do not count any
+    more. Raises InvalidInput for a bad or taken name or a bad window, and what `look` raises when `check` is set.
     """
     from sqlalchemy.exc import IntegrityError
 
@@ -133,6 +135,8 @@ def add(
         warnings.append(f"not measured: {error.message}")
     warnings += _remarks(wanted, probe)
     action = "replaced" if row is not None else "added"
+    if row is not None and (row.url_hint, row.type) != (urls.place(url), wanted.type.value):
+        _revoke_approvals(session, row, settings.user)
     if row is None:
         row = EnvironmentRow(name=wanted.name)
         session.add(row)
@@ -323,6 +327,8 @@ def _validate(wanted: Wanted) -> None:
             f'"{wanted.name}" is no name for an environment',
             hint="lower-case letters, digits, - and _, beginning with a letter or digit, at most 63",
         )
+    if wanted.maintenance_window is not None:
+        Window.parse(wanted.maintenance_window)
     if not wanted.schema or "\0" in wanted.schema or len(wanted.schema.encode()) > 63:
         raise InvalidInput(f'"{wanted.schema}" is no name for a schema', hint="1 to 63 bytes")
 
@@ -362,6 +368,29 @@ def _refuse_running(session: Session, row: EnvironmentRow, verb: str, states: tu
             f'the environment "{row.name}" cannot be {verb}: an execution on it has not ended',
             details=[f"{found.id}  {found.plan.plan_name}  {found.status}" for found in running],
             hint="`segue status` shows it; finish it, roll it back or `segue cancel` it first",
+        )
+
+
+def _revoke_approvals(session: Session, row: EnvironmentRow, actor: str) -> None:
+    """Take back what was approved for this environment: by its name another database is meant from now on."""
+    from sqlalchemy import func, select
+
+    from segue.model.lifecycles import ApprovalStatus
+    from segue.store.tables.approvals import ApprovalRow
+    from segue.store.transitions import advance
+
+    granted = select(ApprovalRow).where(
+        ApprovalRow.environment_id == row.id, ApprovalRow.status == ApprovalStatus.GRANTED
+    )
+    for approval in session.scalars(granted).all():
+        advance(
+            session,
+            approval,
+            ApprovalStatus.REVOKED,
+            actor=actor,
+            detail={"because": f'environment "{row.name}" was replaced'},
+            revoked_by=actor,
+            revoked_at=func.clock_timestamp(),
         )
 
 
