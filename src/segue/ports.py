@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -96,6 +96,7 @@ class Chunk:
     worker: str = ""
     lane: int = 0
     lanes: int = 1
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,19 +175,121 @@ class ChunkTooSlow(Exception):
     """A chunk gave way, to a row lock or to its time limit; it was rolled back and should be made smaller."""
 
 
+class BatchLost(Exception):
+    """A batch is not this labourer's any more; what it had begun of a chunk was rolled back."""
+
+
+class NotOffered(Exception):
+    """Nothing of this work is offered to labourers: it has not begun, or is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A range of chunked work that is offered to labourers: keys in (`after`, `until`], of which there were `keys`.
+
+    `lane` None means each of its `lanes`, one after the other, else only that one. `size` is how many keys a chunk
+    should have as far as the driver knows; `slowest` is the longest time of a chunk, in milliseconds, and
+    `slowest_keys` its keys; `fits` is the size to which a labourer came that had to make chunks smaller. `token` grows
+    with each claim; only who holds the last one may write. `written` counts the keys done, `rows` those changed.
+    """
+
+    number: int
+    after: tuple[str, ...] | None
+    until: tuple[str, ...] | None
+    keys: int
+    lanes: int = 1
+    lane: int | None = None
+    shares: tuple[int, ...] = ()
+    size: int = 1
+    state: str = "pending"  # or claimed, done
+    owner: str = ""
+    token: int = 0
+    retries: int = 0
+    written: int = 0
+    rows: int = 0
+    milliseconds: int = 0
+    slowest: int = -1
+    slowest_keys: int = 0
+    fits: int | None = None
+    failure: Mapping[str, Any] | None = None
+    claimed_at: datetime | None = None
+    done_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a labourer stands: whether the work goes on, at which pace, and how many labourers came before this one."""
+
+    going: bool
+    pace: Pace = Pace()
+    rank: int = 0
+
+    @property
+    def may_work(self) -> bool:
+        """Return whether this labourer may begin another chunk."""
+        workers = self.pace.workers
+        return self.going and self.pace.duty > 0 and (workers is None or self.rank < workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What the target shows of earlier offers: batches that are not done, and the one offered last."""
+
+    unfinished: Sequence[Batch]
+    last: Batch | None
+
+
+class Board(Protocol):
+    """Where batches of one piece of work are offered, in the target: the side of who drives it."""
+
+    def open(self, pace: Pace) -> Position:
+        """Begin to offer, taking back whatever was claimed under an earlier offer, this process's own included."""
+        ...
+
+    def offer(self, batches: Sequence[Batch]) -> None:
+        """Offer batches to whoever labours."""
+        ...
+
+    def look(self, numbers: Sequence[int]) -> list[Batch]:
+        """Return how these batches stand."""
+        ...
+
+    def publish(self, pace: Pace, lowest: int) -> None:
+        """Tell all labourers the pace, and below which number everything is done."""
+        ...
+
+    def labourers(self) -> list[str]:
+        """Return who shows signs of life."""
+        ...
+
+    def known(self) -> list[Batch]:
+        """Return every batch; chunks that an older version wrote without any count as batches that are done."""
+        ...
+
+    def close(self, *, ended: bool) -> None:
+        """Offer no more. When it returns, no labourer writes or will write, and what was claimed is taken back."""
+        ...
+
+
 class ChunkedWork(Protocol):
     """Work on a table in key order that can stop after any chunk and go on from there."""
 
     key: tuple[str, ...]
     #: In how many lanes, one after the other, a range is best written; the same for as long as the work lasts.
     lanes: int
+    board: Board
+    #: Who works here, as the lease or whoever joined it says.
+    holder: str
 
     def estimate(self) -> int:
         """Return about how many rows the table has."""
         ...
 
-    def progress(self, direction: str | None = None) -> list[Chunk]:
-        """Return the chunks that the target says are done, in key order; of this direction, or of another one."""
+    def progress(self, direction: str | None = None, *, loose: bool = False) -> list[Chunk]:
+        """Return the chunks that the target says are done, in key order; of this direction, or of another one.
+
+        `loose`: only those of no batch, as an older version wrote them.
+        """
         ...
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
@@ -196,142 +299,41 @@ class ChunkedWork(Protocol):
         """
         ...
 
-    def open(self) -> AbstractContextManager[ChunkWriter]:
-        """Open a writer: one session that one worker uses."""
+    def open(self, owner: str) -> AbstractContextManager[ChunkWriter]:
+        """Open a writer: one session that one labourer uses, under a name of its own."""
         ...
 
 
 class ChunkWriter(Protocol):
-    """One worker's session."""
+    """One labourer's session. Each of its methods raises FenceLost when the lease has moved on."""
 
-    def write(self, number: int, cut: Cut, worker: str) -> Chunk:
-        """Do the range and record it in one transaction.
+    #: As of the last chunk, or of the last `beat`.
+    standing: Standing
 
-        Raises ChunkTooSlow when the range must be made smaller; OutcomeUnknown when the connection was lost.
+    def beat(self) -> Standing:
+        """Give a sign of life, and look at the pace. A labourer that was not heard of for long loses its batches."""
+        ...
+
+    def claim(self, most: int) -> list[Batch]:
+        """Take batches that nobody works on, the lowest first; of those that were claimed before, some may be done."""
+        ...
+
+    def done(self, batch: Batch) -> list[Chunk]:
+        """Return the chunks of a batch that are done, in key order."""
+        ...
+
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
+        """See `ChunkedWork.cut`."""
+        ...
+
+    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> Chunk:
+        """Do a range of a batch and record it in one transaction; with the `last` one the batch is done.
+
+        Raises ChunkTooSlow when the range must be made smaller; BatchLost when another labourer has the batch;
+        OutcomeUnknown when the connection was lost.
         """
         ...
 
-
-class Target(Protocol):
-    """A database under the lease of one execution."""
-
-    waits: Waits
-    #: Sessions of earlier runs that were ended when the lease was taken.
-    taken_over: list[str]
-
-    @property
-    def fence(self) -> int:
-        """Return the number of this holding of the lease; it only grows."""
-        ...
-
-    def alive(self) -> None:
-        """Raise FenceLost or TargetUnreachable when the lease is gone."""
-        ...
-
-    def recover(self, patience: float) -> None:
-        """After a lost connection: reach the target again, under the same lease, or raise."""
-        ...
-
-    def apply(
-        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
-    ) -> None:
-        """Bring about one effect once: all statements in one transaction, or one that must stand alone."""
-        ...
-
-    def settle(
-        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
-    ) -> None:
-        """Bring an effect that was begun to done or to not there, whichever is nearer."""
-        ...
-
-    def observe(self, key: EffectKey) -> Observed:
-        """Look whether the effect took place."""
-        ...
-
-    def resolve(self, key: EffectKey, observed: Observed) -> None:
-        """Record what a person has seen of an effect that cannot be told."""
-        ...
-
-    def mark(self, key: EffectKey, detail: Mapping[str, Any]) -> None:
-        """Record an effect that consists of others (a finished backfill) as done."""
-        ...
-
-    def parts(self, execution: str, step: str, direction: str) -> dict[int, Observed]:
-        """Return what the target's history says of a step's parts: DONE or CANNOT_TELL (begun, not ended)."""
-        ...
-
-    def query(self, sql: str, timeout: float, *, limit: int = 1000) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run a query in a read-only transaction; return column names and at most `limit` rows."""
-        ...
-
-    def backfill(self, key: EffectKey, spec: BackfillSpec, patience: Patience) -> ChunkedWork:
-        """Prepare a backfill; raises StepFailed when the table has no usable key."""
-        ...
-
-    def drift(self, schema: str) -> Drift | None:
-        """Compare the schema with what Segue last left there; None when equal or never seen."""
-        ...
-
-    def remember(self, schema: str, key: EffectKey | None) -> str:
-        """Record the schema as it is now, as Segue leaves it; return its fingerprint."""
-        ...
-
-    def refresh(self) -> None:
-        """Open this one's sessions anew where a branch has recovered the lease, and so ended them; else do nothing."""
-        ...
-
-    def branch(self) -> AbstractContextManager[Target]:
-        """Open sessions of their own under the same lease, for work that goes on beside other work."""
-        ...
-
-    def sample(self) -> Sample:
-        """Take a look; cheap enough for twice a second."""
-        ...
-
-    def close(self) -> None:
-        """Give the lease back."""
-        ...
-
-
-class Database(Protocol):
-    """A kind of database server."""
-
-    name: str
-
-    def statements(self, sql: str) -> list[Statement]:
-        """Parse SQL and predict what each statement does; raises InvalidInput."""
-        ...
-
-    def probe(self, url: str) -> Probe:
-        """Look at a database: version, size, traffic, privileges."""
-        ...
-
-    def identity(self, url: str) -> dict[str, Any]:
-        """Return what tells this database from every other one, as JSON values; `None` for what cannot be seen."""
-        ...
-
-    def check(self, url: str, *, schema: str) -> Checkup:
-        """Look at everything that a migration there could trip over; changes nothing, raises TargetUnreachable."""
-        ...
-
-    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
-        """Say what the statements of a plan's steps, in the order of a run, meet on this target.
-
-        Takes about a second whatever the database's size: no scans, no waiting for locks. Raises only what keeps it
-        from looking at all (TargetUnreachable, PrivilegeMissing, ConfigurationError).
-        """
-        ...
-
-    def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
-        """Take the lease on a target; raises Busy with the holder's name."""
-        ...
-
-    def join_target(self, url: str, *, execution: str, holder: str, fence: int, schema: str) -> Target:
-        """Open sessions under a lease that another process holds; what they write is refused once it moves on.
-
-        Raises FenceLost when it has moved on already.
-        """
-        ...
     def give_back(self, batches: Sequence[Batch]) -> None:
         """Let others claim these, as far as they are still this labourer's."""
         ...
@@ -415,6 +417,131 @@ class ApplicationFence(Protocol):
         ...
 
 
+class Target(Protocol):
+    """A database under the lease of one execution."""
+
+    waits: Waits
+    #: Sessions of earlier runs that were ended when the lease was taken.
+    taken_over: list[str]
+
+    @property
+    def fence(self) -> int:
+        """Return the number of this holding of the lease; it only grows."""
+        ...
+
+    def alive(self) -> None:
+        """Raise FenceLost or TargetUnreachable when the lease is gone."""
+        ...
+
+    def recover(self, patience: float) -> None:
+        """After a lost connection: reach the target again, under the same lease, or raise."""
+        ...
+
+    def apply(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring about one effect once: all statements in one transaction, or one that must stand alone."""
+        ...
+
+    def settle(
+        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Bring an effect that was begun to done or to not there, whichever is nearer."""
+        ...
+
+    def observe(self, key: EffectKey) -> Observed:
+        """Look whether the effect took place."""
+        ...
+
+    def resolve(self, key: EffectKey, observed: Observed) -> None:
+        """Record what a person has seen of an effect that cannot be told."""
+        ...
+
+    def mark(self, key: EffectKey, detail: Mapping[str, Any]) -> None:
+        """Record an effect that consists of others (a finished backfill) as done."""
+        ...
+
+    def parts(self, execution: str, step: str, direction: str) -> dict[int, Observed]:
+        """Return what the target's history says of a step's parts: DONE or CANNOT_TELL (begun, not ended)."""
+        ...
+
+    def query(self, sql: str, timeout: float, *, limit: int = 1000) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query in a read-only transaction; return column names and at most `limit` rows."""
+        ...
+
+    def backfill(self, key: EffectKey, spec: BackfillSpec, patience: Patience) -> ChunkedWork:
+        """Prepare a backfill; raises StepFailed when the table has no usable key."""
+        ...
+
+    def application_fence(self) -> ApplicationFence:
+        """Return the application's fence here; after `recover` it must be asked for again."""
+        ...
+
+    def drift(self, schema: str) -> Drift | None:
+        """Compare the schema with what Segue last left there; None when equal or never seen."""
+        ...
+
+    def remember(self, schema: str, key: EffectKey | None) -> str:
+        """Record the schema as it is now, as Segue leaves it; return its fingerprint."""
+        ...
+
+    def refresh(self) -> None:
+        """Open this one's sessions anew where a branch has recovered the lease, and so ended them; else do nothing."""
+        ...
+
+    def branch(self) -> AbstractContextManager[Target]:
+        """Open sessions of their own under the same lease, for work that goes on beside other work."""
+        ...
+
+    def sample(self) -> Sample:
+        """Take a look; cheap enough for twice a second."""
+        ...
+
+    def close(self) -> None:
+        """Give the lease back."""
+        ...
+
+
+class Database(Protocol):
+    """A kind of database server."""
+
+    name: str
+
+    def statements(self, sql: str) -> list[Statement]:
+        """Parse SQL and predict what each statement does; raises InvalidInput."""
+        ...
+
+    def probe(self, url: str) -> Probe:
+        """Look at a database: version, size, traffic, privileges."""
+        ...
+
+    def identity(self, url: str) -> dict[str, Any]:
+        """Return what tells this database from every other one, as JSON values; `None` for what cannot be seen."""
+        ...
+
+    def check(self, url: str, *, schema: str) -> Checkup:
+        """Look at everything that a migration there could trip over; changes nothing, raises TargetUnreachable."""
+        ...
+
+    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+        """Say what the statements of a plan's steps, in the order of a run, meet on this target.
+
+        Takes about a second whatever the database's size: no scans, no waiting for locks. Raises only what keeps it
+        from looking at all (TargetUnreachable, PrivilegeMissing, ConfigurationError).
+        """
+        ...
+
+    def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
+        """Take the lease on a target; raises Busy with the holder's name."""
+        ...
+
+    def join_target(self, url: str, *, execution: str, holder: str, fence: int, schema: str) -> Target:
+        """Open sessions under a lease that another process holds; what they write is refused once it moves on.
+
+        Raises FenceLost when it has moved on already.
+        """
+        ...
+
     def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
         """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
 
@@ -483,8 +610,8 @@ class StepRun(Protocol):
 class JobRecord(Protocol):
     """The store's record of chunked work: a data migration job and its batches."""
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Record a finished chunk; written to the store at most once a second."""
+    def note(self, batches: Sequence[Batch]) -> None:
+        """Record how batches stand by now; written to the store at most once a second."""
         ...
 
     def finish(self) -> None:
@@ -501,10 +628,6 @@ class StepKind(Protocol):
 
     kind: str
     step_type: str
-    def application_fence(self) -> ApplicationFence:
-        """Return the application's fence here; after `recover` it must be asked for again."""
-        ...
-
     #: Whether a run changes the target.
     effects: bool
     #: Whether steps of this kind may run beside others that they do not need.
