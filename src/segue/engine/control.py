@@ -99,6 +99,10 @@ class Control:
         """Stop every step at its next safe point, because one of them has failed."""
         self._halted.set()
 
+    def ungate(self) -> None:
+        """Let no gate stop what follows: an undo must not end half-way because a window has closed."""
+        self._gate = None
+
     def go_on(self) -> None:
         """Take `halt` back: what follows, an undo for example, is to run."""
         self._halted.clear()

@@ -247,6 +247,7 @@ class Executor:
             self._undo_everything()
 
     def _undo_everything(self) -> None:
+        self.control.ungate()
         self._begin(BACKWARD)
         try:
             self._check_drift()
