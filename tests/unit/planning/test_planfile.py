@@ -89,8 +89,8 @@ def test_plan_is_read() -> None:
         ),
         ("description:", "plan: again\ndescription:", ['4:1: "plan" is given twice, first in line 2']),
         ("kind: backfill", "kind: backfil", ['14:11: step "fill": "backfil" is not a kind of step; did you mean']),
-        ("kind: backfill", "kind: 5", ['14:11: step "fill": "5" is not a kind of step; there is backfill, sql']),
-        ("    kind: backfill\n", "", ['13:5: step "fill": missing field "kind": one of backfill, sql, validate']),
+        ("kind: backfill", "kind: 5", ['14:11: step "fill": "5" is not a kind of step; there is approval, backfill']),
+        ("    kind: backfill\n", "", ['13:5: step "fill": missing field "kind": one of approval, backfill']),
         ("    table: customers\n", "", ['13:5: step "fill": missing field "table"']),
         (
             "name: fill",
