@@ -179,6 +179,9 @@ def _show(about: dict[str, Any]) -> None:
             for row in about["steps"]
         ],
     )
+    for row in about["steps"]:
+        if row["message"]:
+            output.data(f"{row['name']}: {row['message']}")
     output.data()
 
 

@@ -35,7 +35,7 @@ def add(
     deployment_type: Annotated[Mode, typer.Option("--deployment-type", help="Who starts executions.")] = Mode.MANUAL,
     maintenance_window: Annotated[
         str | None,
-        typer.Option("--maintenance-window", help='As people say it: "Sunday 2-4 AM UTC".', show_default=False),
+        typer.Option("--maintenance-window", help='When work may be done: "Sunday 2-4 AM UTC".', show_default=False),
     ] = None,
     promotion_order: Annotated[
         int | None,
@@ -159,6 +159,8 @@ def show(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> None:
             ("measured", f"{measured['at'][:16].replace('T', ' ')} UTC" if measured else None),
             ("deployment", content["deployment_type"]),
             ("window", content["maintenance_window"]),
+            ("open until", content["open_until"]),
+            ("opens next", content["opens_at"]),
             ("promotion", content["promotion_order"]),
             ("last migration", content["last_migration"]),
             ("schema version", content["schema_version"]),

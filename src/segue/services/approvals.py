@@ -87,6 +87,7 @@ def subject(session: Session, parts: Parts, plan: str, environment: str, step: s
                 "name": row.step_name,
                 "kind": row.kind,
                 "approval": _asks(row),
+                "message": row.params.get("message") or None,
                 "reversible": row.can_rollback,
                 "sql": row.sql_command,
             }

@@ -13,7 +13,7 @@ from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
 from segue.model import urls
 from segue.model.plans import NAME_PATTERN
 from segue.model.vocabulary import DataSize, EnvironmentType, Level, Mode
-from segue.model.windows import Window
+from segue.model.windows import FAR, Window
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -289,12 +289,27 @@ def describe(row: EnvironmentRow) -> dict[str, Any]:
         "traffic_level": row.traffic_level,
         "deployment_type": row.deployment_type,
         "maintenance_window": row.maintenance_window,
+        **_hours(row),
         "promotion_order": row.promotion_order,
         "active": row.is_active,
         "last_migration": row.last_migration,
         "schema_version": row.schema_version,
         "measured": {word: value for word, value in row.measured.items() if word != "user"} if row.measured else None,
     }
+
+
+def _hours(row: EnvironmentRow) -> dict[str, Any]:
+    """Return until when the window is open, if it is, and when it opens next; None where there is no such moment."""
+    try:
+        window = Window.parse(row.maintenance_window) if row.maintenance_window is not None else None
+    except InvalidInput:
+        window = None
+    if window is None:
+        return {"open_until": None, "opens_at": None}
+    closes = window.open_at(now())
+    if closes == FAR:
+        return {"open_until": None, "opens_at": None}
+    return {"open_until": closes, "opens_at": window.next_opening(closes or now())}
 
 
 def remarks(probe: Probe) -> list[tuple[str, str]]:
