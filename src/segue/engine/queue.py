@@ -21,6 +21,7 @@ from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.schema import SchemaManager
+from procrastinate.worker import Worker
 from psycopg import sql
 
 from segue import clock
@@ -283,26 +284,31 @@ async def _serve(url: str, concurrency: Mapping[WorkQueue, int], work: Work, lea
     for queue, name in _TASKS.items():
         app.task(name=name, queue=str(queue))(_taker(queue, work))
     async with app.open_async():
-        takers = [
-            asyncio.create_task(
-                app.run_worker_async(
-                    queues=[str(queue)],
-                    name=str(queue),
-                    concurrency=most,
-                    fetch_job_polling_interval=_POLL_SECONDS,
-                    delete_jobs="always",
-                    install_signal_handlers=False,
-                    # Our own sweep decides who is dead. A worker that was pruned and then woke could not fetch again.
-                    stalled_worker_timeout=86_400.0,
-                )
+        workers = [
+            Worker(
+                app,
+                queues=[str(queue)],
+                name=str(queue),
+                concurrency=most,
+                fetch_job_polling_interval=_POLL_SECONDS,
+                delete_jobs="always",
+                install_signal_handlers=False,
+                # Our own sweep decides who is dead. A worker that was pruned and then woke could not fetch again.
+                stalled_worker_timeout=86_400.0,
             )
             for queue, most in concurrency.items()
         ]
+        takers = [asyncio.create_task(worker.run()) for worker in workers]  # type: ignore[no-untyped-call]
         told = asyncio.create_task(leaving.wait())
         await asyncio.wait([told, *takers], return_when=asyncio.FIRST_COMPLETED)
-        # Cancelling one makes it stop fetching; it ends when the last of its jobs has.
-        for task in (told, *takers):
-            task.cancel()
+        told.cancel()
+        # A stopped one fetches nothing more, and ends when the last of its jobs has. One that is just beginning does
+        # not hear it, so it is said again; and cancelling would not do, because `asyncio.wait_for` may swallow that.
+        pending: set[asyncio.Task[None]] = set(takers)
+        while pending:
+            for worker in workers:
+                worker.stop()  # type: ignore[no-untyped-call]
+            _, pending = await asyncio.wait(pending, timeout=0.2)
         for outcome in await asyncio.gather(*takers, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome

@@ -1,0 +1,59 @@
+"""Sends what a long-running process has to say to stderr: sentences for people, or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from segue.model.urls import redact
+
+#: What a line may say beside its words, in this order.
+_FIELDS = ("worker", "execution", "plan", "environment", "step", "code", "hint", "detail")
+
+
+def configure(*, as_json: bool, **fields: str) -> None:
+    """Print the log of Segue's own modules; `fields` are in every JSON line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json(fields) if as_json else _Text())
+    ours = logging.getLogger("segue")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        about = [str(getattr(record, name)) for name in ("plan", "environment", "step") if getattr(record, name, None)]
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname} "
+        words = f"{_at(record):%Y-%m-%d %H:%M:%S}Z  {level}{'/'.join(about)}{': ' if about else ''}{_words(record)}"
+        return words + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
+
+
+class _Json(logging.Formatter):
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def format(self, record: logging.LogRecord) -> str:
+        content: dict[str, Any] = {
+            "segue": 1,
+            "at": _at(record).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "action": getattr(record, "action", record.name),
+            "message": _words(record),
+            **self._fields,
+        }
+        content.update({name: found for name in _FIELDS if (found := getattr(record, name, None))})
+        if record.exc_info:
+            content["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(content, default=str, ensure_ascii=False)
+
+
+def _at(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)
+
+
+def _words(record: logging.LogRecord) -> str:
+    return redact(record.getMessage())
