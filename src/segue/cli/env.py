@@ -49,6 +49,10 @@ def add(
     traffic_level: Annotated[
         Level | None, typer.Option("--traffic-level", help="Instead of the measured traffic.", show_default=False)
     ] = None,
+    max_slots: Annotated[
+        int | None,
+        typer.Option("--max-slots", metavar="N", min=0, max=1_000_000, help="Most copy slots of workers at a time."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Add it only if the database can be reached.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Store a name that exists anew.")] = False,
     format_: Format = Form.TEXT,
@@ -82,6 +86,7 @@ def add(
         promotion_order=promotion_order,
         data_size=data_size,
         traffic_level=traffic_level,
+        max_slots=max_slots,
     )
     settings = loader.load()
 
@@ -162,6 +167,7 @@ def show(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> None:
             ("open until", content["open_until"]),
             ("opens next", content["opens_at"]),
             ("promotion", content["promotion_order"]),
+            ("copy slots", f"at most {content['max_slots']}" if content["max_slots"] is not None else None),
             ("last migration", content["last_migration"]),
             ("schema version", content["schema_version"]),
             ("active", None if content["active"] else "no, it was removed"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from segue.cli import output
 from segue.cli.commands import noun
@@ -100,6 +102,52 @@ def status(format_: Format = Form.TEXT, json_: Json = False) -> None:
             ("server", state[content["running"]]),
         ]
     )
+
+
+@app.command()
+def limit(
+    executions: Annotated[
+        str | None, typer.Option("--executions", metavar="N", help="Most executions at a time, or none.")
+    ] = None,
+    slots: Annotated[
+        str | None, typer.Option("--slots", metavar="N", help="Most copy slots at a time, or none.")
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Limit what all workers of the store do at a time, or show the limits.
+
+    What runs already is left to end. With 0 nothing new begins. `segue env add --max-slots` limits one database.
+
+    Examples:
+        segue store limit --executions 3 --slots 12
+        segue store limit --slots none
+    """
+    from segue import settings as loader
+    from segue.model.vocabulary import WorkQueue
+    from segue.services import limits
+    from segue.store import open_store
+
+    given = {WorkQueue.EXECUTIONS: executions, WorkQueue.SLOTS: slots}
+    wanted = {queue: _most(queue, words) for queue, words in given.items() if words is not None}
+    settings = loader.load()
+    with open_store(settings) as store, store.session() as session:
+        if wanted:
+            limits.change(session, settings, wanted)
+            session.flush()
+        found = limits.listed(session)
+    if output.as_json():
+        output.document({"limits": {queue.value: most for queue, most in found.items()}})
+        return
+    output.fields([(queue.value, "no limit" if most is None else f"at most {most}") for queue, most in found.items()])
+
+
+def _most(queue: str, words: str) -> int | None:
+    if words == "none":
+        return None
+    if not words.isascii() or not words.isdigit():
+        raise UsageError(f'"{words}" is no limit of {queue}', hint="write a number, or none")
+    return int(words)
 
 
 def _embedded(settings: Settings, verb: str) -> Cluster:

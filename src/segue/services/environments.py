@@ -42,6 +42,7 @@ class Wanted:
     promotion_order: int | None = None
     data_size: DataSize | None = None
     traffic_level: Level | None = None
+    max_slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ def add(
     row.deployment_type = wanted.deployment_type.value
     row.maintenance_window = wanted.maintenance_window
     row.promotion_order = wanted.promotion_order
+    row.max_slots = wanted.max_slots
     row.measured = {**asdict(probe), "at": now().isoformat()} if probe else None
     row.is_active = True
     try:
@@ -291,6 +293,7 @@ def describe(row: EnvironmentRow) -> dict[str, Any]:
         "maintenance_window": row.maintenance_window,
         **_hours(row),
         "promotion_order": row.promotion_order,
+        "max_slots": row.max_slots,
         "active": row.is_active,
         "last_migration": row.last_migration,
         "schema_version": row.schema_version,
