@@ -38,6 +38,11 @@ def statements(sql: str) -> list[Statement]:
         raise SqlSyntaxError(TOO_DEEP, 0, sql=sql, hint=FEWER_LEVELS) from error
 
 
+def node(sql: str) -> Any:
+    """Return the syntax tree of one statement, for those who look at it again with a catalogue at hand."""
+    return _parsed(sql, _Positions(sql)).stmts[0].stmt
+
+
 def _judged(sql: str) -> list[Statement]:
     positions = _Positions(sql)
     tree = _parsed(sql, positions)
