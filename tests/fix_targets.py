@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from psycopg import conninfo
 
 from segue.databases.postgresql import DATABASE
 from segue.databases.postgresql.target import PostgresTarget
-from segue.ports import FORWARD, Chunk, EffectKey, Observed, Patience
+from segue.ports import FORWARD, Batch, EffectKey, Observed, Pace, Patience
 from segue.steps.backfill import STEP as BACKFILL
 from segue.steps.backfill import BackfillParams
 from segue.steps.sql import STEP as SQL
@@ -74,14 +74,18 @@ def ordinary(any_database: str) -> Iterator[str]:
 
 
 class Record:
-    """A record of chunked work that nobody keeps; it counts."""
+    """A record of chunked work that nobody keeps: the last that was heard of each batch."""
 
     def __init__(self) -> None:
-        self.chunks: list[Chunk] = []
+        self.batches: dict[int, Batch] = {}
         self.ended: BaseException | bool | None = None
 
-    def chunk(self, chunk: Chunk) -> None:
-        self.chunks.append(chunk)
+    def note(self, batches: Sequence[Batch]) -> None:
+        self.batches.update((batch.number, batch) for batch in batches)
+
+    @property
+    def rows(self) -> int:
+        return sum(batch.rows for batch in self.batches.values())
 
     def finish(self) -> None:
         self.ended = True
@@ -104,6 +108,8 @@ class Run:
         self.record = Record()
         self.notes: list[str] = []
         self.boundaries: Callable[[], None] = target.alive
+        self.paced: Callable[[], Pace] = Pace
+        self.hired: Callable[[int], int] = lambda wanted: wanted
 
     def key(self, part: int, direction: str | None = None) -> EffectKey:
         return EffectKey(
@@ -115,6 +121,12 @@ class Run:
 
     def boundary(self) -> None:
         self.boundaries()
+
+    def pace(self) -> Pace:
+        return self.paced()
+
+    def slots(self, wanted: int) -> int:
+        return self.hired(wanted)
 
     def note(self, message: str, **detail: Any) -> None:
         self.notes.append(message)

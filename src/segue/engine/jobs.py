@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine import journal
-from segue.engine.control import CancelRequested, PauseRequested
+from segue.engine.control import CancelRequested, Halted, MustWait, PauseRequested
 from segue.errors import FenceLost, Interrupted
 from segue.model.lifecycles import BatchStatus, JobStatus
 from segue.store.tables.jobs import BatchRow, JobRow
-from segue.store.transitions import advance
+from segue.store.transitions import advance, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy.orm import Session
 
     from segue.engine.record import Record
-    from segue.ports import Chunk, ChunkedWork
+    from segue.ports import Batch, ChunkedWork
     from segue.store import Store
 
 WRITE_SECONDS = 1.0
@@ -29,7 +30,7 @@ WRITE_SECONDS = 1.0
 class Job:
     """See `segue.ports.JobRecord`. The target knows how far the work is; this follows it, a second behind.
 
-    Opened again after a death, it first takes over the chunks that the target has and the store has not.
+    Opened again after a death, it first brings the store's batches to what the target shows of them.
     """
 
     def __init__(
@@ -51,17 +52,19 @@ class Job:
         self._store = store
         self._record = record
         self._step = step
-        self._new: list[Chunk] = []
+        self._changed: dict[int, Batch] = {}
         self._began = self._written = clock.ticks()
-        #: Called with the rows of each chunk.
+        #: Called with the rows of each batch as they come.
         self.on_rows: Callable[[int], None] = lambda rows: None
         self._total = work.estimate()
-        self._session_rows = 0
-        done = work.progress()
-        self._keys = sum(chunk.keys for chunk in done)
-        self._rows = sum(chunk.rows for chunk in done)
-        self._count = len(done)
-        self._time = sum(chunk.milliseconds for chunk in done)
+        self._session_keys = 0
+        known = work.board.known()
+        #: Batches that are not done, as they were last heard of.
+        self._open = {batch.number: batch for batch in known if batch.state != "done"}
+        self._keys = sum(batch.written for batch in known)
+        self._rows = sum(batch.rows for batch in known)
+        self._count = sum(batch.state == "done" for batch in known)
+        self._time = sum(batch.milliseconds for batch in known if batch.state == "done")
         with store.session() as session:
             record.guard(session)
             job = session.scalars(select(JobRow).where(JobRow.job_name == name)).one_or_none()
@@ -98,41 +101,52 @@ class Job:
                 )
             self._id = job.id
             self._started_at = job.started_at
-            known = self._agree(session, {chunk.number: _key(chunk.until) for chunk in done})
-        self._new = [chunk for chunk in done if chunk.number not in known]
+            self._changed = {batch.number: batch for batch in self._agree(session, known)}
         journal.point("job-opened")
-        if self._new:
+        if self._changed:
             self._flush()
 
-    def _agree(self, session: Session, done: dict[int, str | None]) -> set[int]:
-        """Forget batches that the target does not show; return the numbers of those that both have.
+    def _agree(self, session: Session, known: list[Batch]) -> list[Batch]:
+        """Forget batches that the target does not show; return those that it shows otherwise.
 
-        Chunks are committed asynchronously: a server that crashes loses the last ones, rows and progress together,
-        and their numbers come again with other keys.
+        What is done is committed asynchronously: a server that crashes loses the last of it, rows and batches together,
+        and the numbers come again with other keys.
         """
         from sqlalchemy import delete, select
 
-        kept, gone = set(), []
+        missing = {batch.number: batch for batch in known}
+        gone = []
         for row in session.execute(
-            select(BatchRow.id, BatchRow.batch_number, BatchRow.end_key).where(BatchRow.job_id == self._id)
+            select(BatchRow.id, BatchRow.batch_number, BatchRow.start_key, BatchRow.end_key, BatchRow.status).where(
+                BatchRow.job_id == self._id
+            )
         ):
-            if row.batch_number in done and done[row.batch_number] == row.end_key:
-                kept.add(row.batch_number)
-            else:
+            batch = missing.get(row.batch_number)
+            if batch is None or (_key(batch.after), _key(batch.until)) != (row.start_key, row.end_key):
                 gone.append(row.id)
+            elif batch.state == "done" and row.status == BatchStatus.COMPLETED:
+                del missing[row.batch_number]
         if gone:
             session.execute(delete(BatchRow).where(BatchRow.id.in_(gone)))
-        return kept
+        return list(missing.values())
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Take note of a finished chunk."""
-        self._new.append(chunk)
-        self._keys += chunk.keys
-        self._rows += chunk.rows
-        self.on_rows(chunk.rows)
-        self._session_rows += chunk.keys
-        self._count += 1
-        self._time += chunk.milliseconds
+    def note(self, batches: Sequence[Batch]) -> None:
+        """Take note of how batches stand by now."""
+        for batch in batches:
+            before = self._open.pop(batch.number, None)
+            keys = batch.written - (before.written if before else 0)
+            rows = batch.rows - (before.rows if before else 0)
+            self._keys += keys
+            self._rows += rows
+            self._session_keys += keys
+            if rows:
+                self.on_rows(rows)
+            if batch.state == "done":
+                self._count += 1
+                self._time += batch.milliseconds
+            else:
+                self._open[batch.number] = batch
+            self._changed[batch.number] = batch
         if clock.ticks() - self._written >= WRITE_SECONDS:
             self._flush()
 
@@ -146,7 +160,7 @@ class Job:
         if isinstance(error, FenceLost):
             return  # the job is another process's by now
         self._flush()
-        if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt):
+        if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt | MustWait | Halted):
             self._close(JobStatus.PAUSED, paused_at=clock.now())
         elif isinstance(error, CancelRequested):
             self._close(JobStatus.CANCELLED, completed_at=clock.now())
@@ -161,16 +175,35 @@ class Job:
                 advance(session, job, status, actor=self._record.actor, **columns)
         journal.point(f"job-{status}")
 
-    def _flush(self, percent: float | None = None) -> None:
-        from sqlalchemy import insert, update
-
+    def _row(self, batch: Batch, now: datetime) -> dict[str, Any]:
         from segue.store.ids import new_id
 
-        chunks, self._new = self._new, []
+        done = batch.state == "done"
+        return {
+            "id": new_id(),
+            "job_id": self._id,
+            "batch_number": batch.number,
+            "start_key": _key(batch.after),
+            "end_key": _key(batch.until),
+            "row_count": max(batch.keys, batch.written),
+            "status": _status(batch),
+            "worker_id": batch.owner or None,
+            "execution_time": batch.milliseconds if done else None,
+            "retry_count": batch.retries,
+            "processed_rows": batch.written,
+            "successful_rows": batch.rows,
+            "started_at": batch.claimed_at,
+            "completed_at": (batch.done_at or now) if done else None,
+        }
+
+    def _flush(self, percent: float | None = None) -> None:
+        from sqlalchemy import update
+
+        changed, self._changed = list(self._changed.values()), {}
         now = clock.now()
         self._written = clock.ticks()
         took = max(self._written - self._began, 0.001)
-        rate = self._session_rows / took
+        rate = self._session_keys / took
         left = max(0, self._total - self._keys) if percent is None else 0
         # A table that was never analysed has no estimate, one that grew has a low one: nothing is known then about
         # what is left, and "all of it" would be a lie until the walk finds the end.
@@ -179,28 +212,8 @@ class Job:
         completion = now + timedelta(seconds=left / rate) if rate and known else None
         with self._store.session() as session:
             self._record.guard(session)
-            if chunks:
-                session.execute(
-                    insert(BatchRow),
-                    [
-                        {
-                            "id": new_id(),
-                            "job_id": self._id,
-                            "batch_number": chunk.number,
-                            "start_key": _key(chunk.after),
-                            "end_key": _key(chunk.until),
-                            "row_count": chunk.keys,
-                            "status": BatchStatus.COMPLETED,
-                            "worker_id": chunk.worker,
-                            "execution_time": chunk.milliseconds,
-                            "processed_rows": chunk.keys,
-                            "successful_rows": chunk.rows,
-                            "started_at": now - timedelta(milliseconds=chunk.milliseconds),
-                            "completed_at": now,
-                        }
-                        for chunk in chunks
-                    ],
-                )
+            if changed:
+                follow(session, BatchRow, ("job_id", "batch_number"), [self._row(batch, now) for batch in changed])
             session.execute(
                 update(JobRow)
                 .where(JobRow.id == self._id)
@@ -225,6 +238,13 @@ class Job:
             rows_per_second=rate,
             seconds_left=left / rate if rate and known else None,
         )
+
+
+def _status(batch: Batch) -> BatchStatus:
+    """Return the word of the store for how a batch stands."""
+    if batch.failure is not None:
+        return BatchStatus.FAILED
+    return {"claimed": BatchStatus.RUNNING, "done": BatchStatus.COMPLETED}.get(batch.state, BatchStatus.PENDING)
 
 
 def _key(key: tuple[str, ...] | None) -> str | None:

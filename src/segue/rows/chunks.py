@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from segue.ports import Chunk, Cut
+from segue.ports import Batch, Chunk, Cut
 
 GROWTH = 1.5
 
@@ -32,13 +32,23 @@ class ChunkSize:
         """Learn from a chunk that was given up."""
         self.size = max(1, min(self.size, keys) // 2)
 
+    def heard(self, size: int, fits: int) -> None:
+        """Learn from another labourer, which was given a batch of this size and found what fits."""
+        if fits < size:
+            self.size = max(1, min(self.size, fits))
+        elif size * 2 > self.size:
+            # Of batches that were offered before the size had grown, those far behind say nothing about it.
+            self.size = max(1, min(self.largest, fits, round(self.size * GROWTH)))
+
 
 @dataclass(slots=True)
 class Remainder:
     """What is left of a key's range, given the chunks that are done: gaps first, then everything after the last.
 
     Ranges are cut one after the other, so between two done chunks there can only be ranges that were in the hands of
-    a worker when it died; and a range is written lane after lane, so no lane is ahead of the first.
+    a worker when it died; and a range is written lane after lane, so no lane is ahead of the first. `number` is that
+    of the first batch to offer for it: what is left of chunks without a batch is the same whenever it is asked, so the
+    same number always means the same gap.
     """
 
     gaps: list[Cut] = field(default_factory=list)
@@ -82,3 +92,16 @@ class Remainder:
             if position != chunk.until:
                 gaps.append(Cut(position, chunk.until, 0, last=False, lane=chunk.lane, lanes=chunk.lanes))
         return cls(gaps=gaps, number=max((chunk.number for chunk in finished), default=0) + 1, open_end=False)
+
+
+def pieces(batch: Batch, done: Iterable[Chunk] = ()) -> list[Cut]:
+    """Return what is left of a batch, lane by lane; a piece whose keys were not counted has none."""
+    lanes = range(batch.lanes) if batch.lane is None else (batch.lane,)
+    finished = list(done)
+    if batch.lane is None and not finished:
+        return [
+            Cut(batch.after, batch.until, batch.keys, last=False, shares=batch.shares, lane=lane, lanes=batch.lanes)
+            for lane in lanes
+        ]
+    whole = [Chunk(0, batch.after, batch.until, 0, 0, 0, lane=lane, lanes=batch.lanes) for lane in lanes]
+    return Remainder.within(whole, finished).gaps

@@ -8,14 +8,15 @@ from pydantic import Field
 
 from segue.errors import InvalidInput
 from segue.model.plans import PlanModel, Seconds, StepFields
-from segue.ports import FORWARD, BackfillSpec, Chunk, Database, Observed, StepRun
-from segue.rows.chunks import ChunkSize, Remainder
+from segue.ports import FORWARD, BackfillSpec, Database, NotOffered, Observed, Shared, StepRun
+from segue.rows.chunks import Remainder
 from segue.rows.walk import Walk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from segue.model.impact import Statement
+    from segue.ports import EffectKey, Patience, Target
 
 # The part of a backfill's history that says "all of it".
 WHOLE = -2
@@ -106,8 +107,7 @@ class BackfillStep:
 
     def run(self, run: StepRun) -> None:
         """Walk the table and fill the columns."""
-        params: BackfillParams = run.params
-        self._walk(run, BackfillSpec(params.table, params.set, params.where))
+        self._walk(run)
 
     def observe(self, run: StepRun) -> Observed:
         """Look whether the walk came to its end."""
@@ -118,14 +118,21 @@ class BackfillStep:
         params: BackfillParams = run.params
         if params.reverse == "nothing" or not run.target.parts(run.key(0).execution, params.name, FORWARD):
             return
-        self._walk(run, BackfillSpec(params.table, params.reverse.set, params.reverse.where))
+        self._walk(run)
 
-    def _walk(self, run: StepRun, spec: BackfillSpec) -> None:
+    def shared(self, params: BackfillParams, target: Target, key: EffectKey, patience: Patience) -> Shared:
+        """Return what this step offers to labourers, here or elsewhere."""
+        work = target.backfill(key, _spec(params, key.direction), patience)
+        return Shared(work, params.batch.target, params.batch.max, params.pause)
+
+    def _walk(self, run: StepRun) -> None:
         params: BackfillParams = run.params
         whole = run.key(WHOLE)
         if run.target.observe(whole) is Observed.DONE:
             return
-        work = run.target.backfill(run.key(0), spec, run.patience)
+        shared = self.shared(params, run.target, run.key(0), run.patience)
+        work = shared.work
+        spec = _spec(params, run.direction)
         settings = {
             "batch_size": params.batch.size,
             "target_ms": round(params.batch.target * 1000),
@@ -137,35 +144,38 @@ class BackfillStep:
             "key": list(work.key),
         }
         if run.direction == FORWARD:
-            left = Remainder.of(work.progress())
+            left = Remainder.of(work.progress(loose=True))
         else:
             # A backfill that stopped half-way is undone as far as it came: rows it never wrote are not its business.
-            left = Remainder.within(work.progress(FORWARD), work.progress())
+            left = Remainder.within(work.progress(FORWARD), work.progress(loose=True))
         record = run.recording(work, spec.table, settings)
-        rows = 0
-
-        def report(chunk: Chunk) -> None:
-            nonlocal rows
-            rows += chunk.rows
-            record.chunk(chunk)
-
         walk = Walk(
-            work,
+            shared,
             left,
-            size=ChunkSize(params.batch.size, params.batch.target, params.batch.max),
+            size=params.batch.size,
             workers=params.workers,
-            pause=params.pause,
             patience=run.patience.work,
             boundary=run.boundary,
-            report=report,
+            pace=run.pace,
+            slots=run.slots,
+            note=record.note,
         )
         try:
             walk.go()
         except BaseException as error:
             record.stop(error)
             raise
-        run.target.mark(whole, {"rows": rows})
+        run.target.mark(whole, {"rows": walk.rows})
         record.finish()
+
+
+def _spec(params: BackfillParams, direction: str) -> BackfillSpec:
+    """Return what is written on the way forward, or back."""
+    if direction == FORWARD:
+        return BackfillSpec(params.table, params.set, params.where)
+    if params.reverse == "nothing":
+        raise NotOffered(f'step "{params.name}" writes nothing on the way back')
+    return BackfillSpec(params.table, params.reverse.set, params.reverse.where)
 
 
 def _is_expression(text: str, database: Database) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import update
@@ -64,4 +64,22 @@ def advance(
         subject=cls.__tablename__,
         subject_id=identity,
         detail={**(detail or {}), "from": str(here), "to": str(to)},
+    )
+
+
+def follow(session: Session, cls: type[Row], key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Bring records that only follow what another database shows to that: many at once, without ledger entries.
+
+    They are found by the columns of `key` and made where they are missing. For records that somebody moves, `advance`.
+    """
+    from sqlalchemy.dialects.postgresql import insert
+
+    statement = insert(cls)
+    kept = {"id", *key}
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(key),
+            set_={name: statement.excluded[name] for name in rows[0] if name not in kept},
+        ),
+        list(rows),
     )

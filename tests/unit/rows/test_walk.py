@@ -4,41 +4,53 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from segue.errors import OutcomeUnknown
-from segue.ports import Chunk, ChunkTooSlow, Cut
+from segue.ports import Batch, BatchLost, Chunk, ChunkTooSlow, Cut, Pace, Position, Shared, Standing
+from segue.rows import labour as labours
 from segue.rows import walk as walks
 from segue.rows.chunks import ChunkSize, Remainder
+from segue.rows.labour import Labourer
 from segue.rows.walk import Walk
 
 
 class Table:
-    """Chunked work on keys in memory: it loses connections before and after commits, and finds chunks too slow."""
+    """Chunked work on keys in memory: it loses connections before and after commits, and finds chunks too slow.
+
+    With `trouble`, labourers are taken for dead now and then: their batches are given to others while they work on.
+    """
 
     key = ("id",)
+    holder = "test"
 
     def __init__(self, keys: list[int], lanes: int, seed: int, trouble: float) -> None:
         self.keys = sorted(keys)
         self.lanes = lanes
         self.random = random.Random(seed)
         self.trouble = trouble
-        self.done: list[Chunk] = []
+        self.chunks: list[Chunk] = []
+        self.batches: dict[int, Batch] = {}
         self.written: Counter[int] = Counter()
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.going = False
+        self.board = Board(self)
 
     def estimate(self) -> int:
         return len(self.keys)
 
-    def progress(self, direction: str | None = None) -> list[Chunk]:
-        return sorted(self.done, key=lambda chunk: (chunk.after is not None, _number(chunk.after), chunk.lane))
+    def progress(self, direction: str | None = None, *, loose: bool = False) -> list[Chunk]:
+        return _in_order(chunk for chunk in self.chunks if not loose or chunk.batch is None)
 
     def between(self, after: tuple[str, ...] | None, until: tuple[str, ...] | None) -> list[int]:
         begin = 0 if after is None else bisect_right(self.keys, int(after[0]))
@@ -59,28 +71,129 @@ class Table:
         )
 
     @contextmanager
-    def open(self) -> Iterator[Table]:
-        yield self
+    def open(self, owner: str) -> Iterator[Writer]:
+        yield Writer(self, owner)
 
-    def write(self, number: int, cut: Cut, worker: str) -> Chunk:
-        with self._lock:
-            chance = self.random.random()
-            if chance < self.trouble:
+
+class Board:
+    """See `segue.ports.Board`."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def open(self, pace: Pace) -> Position:
+        with self.table.lock:
+            self.close(ended=False)
+            self.table.going = True
+            batches = self.table.batches
+            return Position(
+                [batch for batch in batches.values() if batch.state != "done"],
+                batches[max(batches)] if batches else None,
+            )
+
+    def offer(self, batches: Sequence[Batch]) -> None:
+        with self.table.lock:
+            for batch in batches:
+                assert batch.number not in self.table.batches, "a batch's number is taken twice"
+                self.table.batches[batch.number] = batch
+
+    def look(self, numbers: Sequence[int]) -> list[Batch]:
+        with self.table.lock:
+            return [self.table.batches[number] for number in numbers]
+
+    def publish(self, pace: Pace, lowest: int) -> None:
+        assert all(batch.state == "done" for batch in self.table.batches.values() if batch.number < lowest)
+
+    def labourers(self) -> list[str]:
+        return []
+
+    def known(self) -> list[Batch]:
+        return list(self.table.batches.values())
+
+    def close(self, *, ended: bool) -> None:
+        with self.table.lock:
+            self.table.going = False
+            for batch in self.table.batches.values():
+                if batch.state != "done":
+                    assert not ended, "the work is called done, and a batch is not"
+                    self.table.batches[batch.number] = replace(batch, state="pending", token=batch.token + 1)
+
+
+class Writer:
+    """See `segue.ports.ChunkWriter`."""
+
+    def __init__(self, table: Table, owner: str) -> None:
+        self.table = table
+        self.owner = owner
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(going=self.table.going)
+
+    def beat(self) -> Standing:
+        return self.standing
+
+    def claim(self, most: int) -> list[Batch]:
+        found: list[Batch] = []
+        with self.table.lock:
+            for number, batch in sorted(self.table.batches.items()):
+                taken = batch.state == "claimed" and self.table.random.random() < self.table.trouble
+                if len(found) < most and self.table.going and (batch.state == "pending" or taken):
+                    claimed = replace(batch, state="claimed", owner=self.owner, token=batch.token + 1)
+                    self.table.batches[number] = claimed
+                    found.append(claimed)
+        return found
+
+    def done(self, batch: Batch) -> list[Chunk]:
+        return _in_order(chunk for chunk in self.table.chunks if chunk.batch == batch.number)
+
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
+        return self.table.cut(after, size, until)
+
+    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> Chunk:
+        table = self.table
+        if table.trouble:
+            time.sleep(0.0001)  # lets others in, who may take the batch away
+        with table.lock:
+            chance = table.random.random()
+            if chance < table.trouble:
                 raise ChunkTooSlow("canceling statement due to lock timeout")
-            if chance < self.trouble * 1.3:
+            if chance < table.trouble * 1.3:
                 raise OutcomeUnknown("lost before the commit")
+            now = table.batches[batch.number]
+            if (now.state, now.token, now.owner) != ("claimed", batch.token, self.owner):
+                raise BatchLost
             keys = [
                 key
-                for key in self.between(cut.after, cut.until)
-                if cut.lanes == 1 or key * 7919 % self.lanes == cut.lane
+                for key in table.between(cut.after, cut.until)
+                if cut.lanes == 1 or key * 7919 % table.lanes == cut.lane
             ]
-            assert number not in {chunk.number for chunk in self.done}, "a chunk's number is taken twice"
-            chunk = Chunk(number, cut.after, cut.until, len(keys), len(keys), 1, worker, cut.lane, cut.lanes)
-            self.written.update(keys)
-            self.done.append(chunk)
-            if chance > 1 - self.trouble * 0.3:
+            number = len(table.chunks) + 1
+            chunk = Chunk(
+                number, cut.after, cut.until, len(keys), len(keys), 1, self.owner, cut.lane, cut.lanes, batch.number
+            )
+            table.written.update(keys)
+            table.chunks.append(chunk)
+            table.batches[batch.number] = replace(
+                now, state="done" if last else "claimed", written=now.written + len(keys), fits=fits
+            )
+            if chance > 1 - table.trouble * 0.3:
                 raise OutcomeUnknown("lost after the commit")
             return chunk
+
+    def give_back(self, batches: Sequence[Batch]) -> None:
+        with self.table.lock:
+            for batch in batches:
+                now = self.table.batches[batch.number]
+                if (now.state, now.token) == ("claimed", batch.token):
+                    self.table.batches[batch.number] = replace(now, state="pending")
+
+    def fail(self, batch: Batch, error: Mapping[str, Any]) -> None:
+        raise AssertionError(error)
+
+
+def _in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
+    return sorted(chunks, key=lambda chunk: (chunk.after is not None, _number(chunk.after), chunk.lane))
 
 
 def _number(key: tuple[str, ...] | None) -> int:
@@ -89,22 +202,25 @@ def _number(key: tuple[str, ...] | None) -> int:
 
 def walk(work: Table, left: Remainder, size: int, workers: int) -> None:
     Walk(
-        work,
+        Shared(work, 0.3, max(size, 40)),
         left,
-        size=ChunkSize(size, 0.3, max(size, 40)),
+        size=size,
         workers=workers,
-        pause=0,
         patience=60,
         boundary=lambda: None,
-        report=lambda chunk: None,
+        pace=Pace,
+        slots=lambda wanted: wanted,
+        note=lambda batches: None,
     ).go()
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Lanes for a few keys too, and no pause before a chunk is tried again.
+    # Lanes for a few keys too, and no pause before a chunk is tried again, or the batches are looked at.
     monkeypatch.setattr(walks, "KEYS_IN_A_LANE", 2)
-    monkeypatch.setattr(Walk, "_give_way", lambda self, cut, tries, error: self._size.too_slow(cut.meant or 1))
+    monkeypatch.setattr(walks, "RUSH_SECONDS", 0)
+    monkeypatch.setattr(labours, "NAP_SECONDS", 0.01)
+    monkeypatch.setattr(Labourer, "_give_way", lambda self, cut, tries, error: True)
 
 
 TABLES = {
@@ -135,7 +251,7 @@ def test_every_key_is_written_once(
     keys: set[int], lanes: int, seed: int, trouble: float, size: int, workers: int
 ) -> None:
     work = Table(sorted(keys), lanes, seed, trouble)
-    _until_done(work, lambda: Remainder.of(work.progress()), size, workers)
+    _until_done(work, lambda: Remainder.of(work.progress(loose=True)), size, workers)
     assert work.written == Counter(keys)
     left = Remainder.of(work.progress())
     assert left.gaps == []
@@ -149,11 +265,11 @@ def test_an_undo_takes_back_what_was_written_and_nothing_else(
     work = Table(sorted(keys), lanes, seed, 0.2)
     for _ in range(stop):
         try:
-            walk(work, Remainder.of(work.progress()), size, workers)
+            walk(work, Remainder.of(work.progress(loose=True)), size, workers)
         except OutcomeUnknown:
             continue
     undo = Table(sorted(keys), lanes, seed + 1, trouble)
-    _until_done(undo, lambda: Remainder.within(work.progress(), undo.progress()), size, workers)
+    _until_done(undo, lambda: Remainder.within(work.progress(), undo.progress(loose=True)), size, workers)
     assert undo.written == work.written
 
 
@@ -198,3 +314,29 @@ def test_a_size_stays_within_its_bounds_and_grows_slowly(chunks: list[tuple[int,
         if seconds > 1:
             size.too_slow(keys)
             assert 1 <= size.size <= max(1, before)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lost=st.sets(st.integers(0, 30)), **TABLES)
+def test_what_an_older_version_left_is_gone_on_with(
+    lost: set[int], keys: set[int], lanes: int, seed: int, trouble: float, size: int, workers: int
+) -> None:
+    work = Table(sorted(keys), lanes, seed, 0)
+    walk(work, Remainder(), size, 1)
+    # As that version left it: chunks of no batch, and of those some that were never written.
+    kept = [replace(chunk, batch=None) for place, chunk in enumerate(work.chunks) if place not in lost]
+    again = Table(sorted(keys), lanes, seed, trouble)
+    for chunk in kept:
+        again.chunks.append(chunk)
+        again.written.update(
+            key
+            for key in again.between(chunk.after, chunk.until)
+            if chunk.lanes == 1 or key * 7919 % lanes == chunk.lane
+        )
+    # It wrote lane after lane, so that no lane was ahead of the first.
+    fronts = [
+        max((_number(c.until) for c in kept if c.lanes == 1 or c.lane == n), default=-(2**63)) for n in range(lanes)
+    ]
+    assume(all(front <= fronts[0] for front in fronts))
+    _until_done(again, lambda: Remainder.of(again.progress(loose=True)), size, workers)
+    assert again.written == Counter(keys)

@@ -35,7 +35,7 @@ _RELATIONS = """
 
 #: What support.sql makes. A role named like the schema has it first in its own search_path, so that tables of the
 #: application's may have been made here by mistake: those are not ours to drop.
-OWN = frozenset({"lease", "history", "chunk", "schema_state", "history_id_seq", "fence"})
+OWN = frozenset({"lease", "history", "history_id_seq", "chunk", "batch", "work", "labourer", "schema_state", "fence"})
 
 #: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
 KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))

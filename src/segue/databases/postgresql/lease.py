@@ -19,7 +19,9 @@ LOCK_KEY = 0x7365677565
 HEARTBEAT_SECONDS = 2.0
 # A holder that has not been heard of for this long is taken over even if its session still stands.
 LEASE_SECONDS = 10.0
-SUPPORT_COMMENT = "(support 1)"
+SUPPORT_COMMENT = "(support 2)"
+# Of these versions the script adds what is missing.
+OLDER_SUPPORT = ("(support 1)",)
 
 
 class Tenure:
@@ -30,10 +32,10 @@ class Tenure:
         self.holder = holder
         self.fence = fence
         self.taken_over: list[str] = []
-        #: How often the connection of the lease was made anew; sessions of an earlier generation were ended.
-        self.generation = 0
         #: What sessions under this lease have beside the pinned settings: the word that lets them pass a closed fence.
         self.pins: dict[str, str] = {}
+        #: How often the connection of the lease was made anew; sessions of an earlier generation were ended.
+        self.generation = 0
 
     @property
     def application(self) -> str:
@@ -201,13 +203,14 @@ class Lease(Tenure):
             "where nspname = 'segue'"
         )
         if comment is not None:
-            if SUPPORT_COMMENT not in comment:
+            if SUPPORT_COMMENT in comment:
+                if self._value("select pg_catalog.to_regclass('segue.labourer') is not null"):
+                    return
+            elif not any(older in comment for older in OLDER_SUPPORT):
                 raise ConfigurationError(
                     'the target\'s schema "segue" was made by another version of Segue or by somebody else',
                     hint="use the newer Segue, or look at the schema's comment",
                 )
-            if self._value("select pg_catalog.to_regclass('segue.schema_state') is not null"):
-                return
         elif self._value(
             "select exists (select from pg_catalog.pg_class where relnamespace = to_regnamespace('segue'))"
         ):

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
 from segue.databases.postgresql import history
+from segue.databases.postgresql.batches import GAVE_WAY, Claims, PostgresBoard
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
-from segue.databases.postgresql.lease import Tenure, check_fence
+from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.engine import journal
 from segue.errors import OutcomeUnknown, StepFailed
-from segue.ports import FORWARD, BackfillSpec, Chunk, ChunkTooSlow, ChunkWriter, Cut, EffectKey, Patience
+from segue.ports import (
+    FORWARD,
+    BackfillSpec,
+    Batch,
+    BatchLost,
+    Chunk,
+    ChunkTooSlow,
+    ChunkWriter,
+    Cut,
+    EffectKey,
+    NotOffered,
+    Patience,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,17 +65,9 @@ where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped
 """
 
 _PROGRESS = (
-    "select number, after, until, keys, rows, milliseconds, worker, lane, lanes from segue.chunk "
+    "select number, after, until, keys, rows, milliseconds, worker, lane, lanes, batch from segue.chunk "
     "where execution = %(execution)s and step = %(step)s and direction = %(direction)s"
 )
-
-_RECORD = b"""
-insert into segue.chunk
-    (execution, step, direction, number, after, until, lane, lanes, keys, rows, milliseconds, worker, fence)
-values (%(execution)s, %(step)s, %(direction)s, %(number)s, %(after)s, %(until)s, %(lane)s, %(lanes)s, %(keys)s,
-    %(rows)s, extract(epoch from clock_timestamp() - now()) * 1000, %(worker)s, %(fence)s)
-returning milliseconds
-"""
 
 # Where the key is stored in about its own order, a range's rows fill whole pages. Written at once, every row's new
 # version would go to another page, with new entries in every index, and the table would double. Written in lanes,
@@ -102,7 +107,7 @@ _PINS = {
     "synchronous_commit": "off",
     "enable_seqscan": "off",
     "jit": "off",
-    "idle_in_transaction_session_timeout": "20s",
+    "idle_in_transaction_session_timeout": "5s",
 }
 
 
@@ -122,6 +127,7 @@ class Backfill:
         self.spec = spec
         self.effect = key
         self.lease = lease
+        self.holder = lease.holder
         self._connection = connection
         self._url = url
         self._schema = schema
@@ -132,6 +138,7 @@ class Backfill:
         self._end, self.lanes = self._begin()
         self.update = self._build_update()
         self._check_update()
+        self.board = PostgresBoard(connection, key, lease, self.lost, lambda: self.progress(loose=True))
 
     # -- preparing
 
@@ -208,6 +215,8 @@ class Backfill:
         if self.effect.direction in settled:
             end, lanes, _ = settled[self.effect.direction]
             return end, lanes
+        if not isinstance(self.lease, Lease):
+            raise NotOffered(f'step "{self.effect.step}" has not begun')
         # An undo goes where the work has been, lane by lane.
         lanes = settled[FORWARD][1] if FORWARD in settled else self._choose_lanes()
         query = sql.SQL("select {} from {} as r order by {} limit 1").format(
@@ -297,7 +306,11 @@ class Backfill:
         return sql.SQL("(({}) & {})").format(hashes, sql.Literal(lanes - 1))
 
     def _find_end(
-        self, after: tuple[str, ...] | None, until: tuple[str, ...] | None, size: int | None
+        self,
+        connection: psycopg.Connection[Any],
+        after: tuple[str, ...] | None,
+        until: tuple[str, ...] | None,
+        size: int | None,
     ) -> tuple[str, ...] | None:
         """Return the key at the `size`-th place after `after`, or with None the last; None when there is none."""
         query = sql.SQL("select {} from {} as r where {} order by {} offset {} limit 1").format(
@@ -307,16 +320,18 @@ class Backfill:
             self._order(descending=size is None),
             sql.Literal(0 if size is None else size - 1),
         )
-        row = self._connection.execute(query).fetchone()
+        row = connection.execute(query).fetchone()
         return tuple(row) if row else None
 
-    def _count(self, after: tuple[str, ...] | None, until: tuple[str, ...] | None) -> tuple[int, ...]:
+    def _count(
+        self, connection: psycopg.Connection[Any], after: tuple[str, ...] | None, until: tuple[str, ...] | None
+    ) -> tuple[int, ...]:
         """Return how many keys of the range there are in each lane."""
         # Grouped, so that a range of any size needs no temporary file.
         query = sql.SQL(
             "select lane, count(*) from (select {} as lane from {} as r where {}) as r group by lane"
         ).format(self._lane("r", self.lanes), self.table, self._range(after, until))
-        counts: dict[int, int] = dict(self._connection.execute(query).fetchall())
+        counts: dict[int, int] = dict(connection.execute(query).fetchall())
         return tuple(counts.get(lane, 0) for lane in range(self.lanes))
 
     def _build_update(self) -> Any:
@@ -350,9 +365,20 @@ class Backfill:
             ).fetchone()
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
-    def progress(self, direction: str | None = None) -> list[Chunk]:
-        """Return the chunks that are done, in this direction or in another one, in key order."""
-        fields = {**_fields(self.effect), "direction": direction or self.effect.direction}
+    def progress(
+        self,
+        direction: str | None = None,
+        *,
+        loose: bool = False,
+        batch: int | None = None,
+        connection: psycopg.Connection[Any] | None = None,
+    ) -> list[Chunk]:
+        """Return the chunks that are done, in this direction or in another one, in key order.
+
+        `loose`: those of no batch; `batch`: those of this one; `connection`: in another session.
+        """
+        fields = {**_fields(self.effect), "direction": direction or self.effect.direction, "batch": batch}
+        which = " and batch is null" if loose else " and batch = %(batch)s" if batch is not None else ""
         # Compared as the walk compares them: only here are the key's types and collations known.
         order = sql.SQL(", ").join(
             sql.SQL("(after[{}])::{}{}").format(
@@ -360,36 +386,47 @@ class Backfill:
             )
             for place, (kind, collation) in enumerate(zip(self._types, self._collations, strict=True), 1)
         )
-        query = sql.SQL(_PROGRESS + " order by after is not null, {}, lane").format(order)
-        with self._telling(self._connection):
-            return [_chunk(row) for row in self._connection.execute(query, fields)]
+        query = sql.SQL(_PROGRESS + which + " order by after is not null, {}, lane").format(order)
+        connection = connection or self._connection
+        with self._telling(connection):
+            return [_chunk(row) for row in connection.execute(query, fields)]
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
         """Return the next range, found by a walk of `size` entries of the key's index."""
+        with self._telling(self._connection):
+            return self.cut_in(self._connection, after, size, until)
+
+    def cut_in(
+        self,
+        connection: psycopg.Connection[Any],
+        after: tuple[str, ...] | None,
+        size: int,
+        until: tuple[str, ...] | None,
+    ) -> Cut | None:
+        """Cut in a session; raises psycopg.Error."""
         if self._end is None:
             return None
-        try:
-            last = False
-            found = self._find_end(after, until or self._end, size)
-            if found is None:
-                last = True
-                found = self._find_end(after, until or self._end, None)
-            if found is None:
-                return None
-            shares = self._count(after, found)
-        except psycopg.Error as error:
-            raise self.lost(self._connection, error) from error
+        last = False
+        found = self._find_end(connection, after, until or self._end, size)
+        if found is None:
+            last = True
+            found = self._find_end(connection, after, until or self._end, None)
+        if found is None:
+            return None
+        shares = self._count(connection, after, found)
         return Cut(after, found, sum(shares), last=last, shares=shares)
 
     @contextmanager
-    def open(self) -> Iterator[ChunkWriter]:
-        """Open one worker's session."""
+    def open(self, owner: str) -> Iterator[ChunkWriter]:
+        """Open one labourer's session; what it still shows at the end is taken away, if that can be."""
         pins = {**self.lease.pins, **_PINS}
         connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=pins)
         try:
             with self._telling(connection):
-                writer = _Writer(self, connection)
+                writer = _Writer(self, connection, owner)
             yield writer
+            if not connection.closed:
+                writer.leave()
         finally:
             connection.close()
 
@@ -411,12 +448,12 @@ class Backfill:
         return explain(error, place(self._url))
 
 
-class _Writer:
+class _Writer(Claims):
     """See `segue.ports.ChunkWriter`."""
 
-    def __init__(self, work: Backfill, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, work: Backfill, connection: psycopg.Connection[Any], owner: str) -> None:
+        super().__init__(connection, work.effect, work.lease, owner, work.lost)
         self._work = work
-        self._connection = connection
         row = connection.execute(
             "select setting::float8 / 1000 from pg_catalog.pg_settings where name = 'deadlock_timeout'"
         ).fetchone()
@@ -427,37 +464,28 @@ class _Writer:
             [f"{round(limit * 1000)}ms", f"{round(min(ROW_WAIT_SECONDS, limit / 2) * 1000)}ms"],
         )
 
-    def write(self, number: int, cut: Cut, worker: str) -> Chunk:
+    def done(self, batch: Batch) -> list[Chunk]:
+        """Return the chunks of a batch that are done."""
+        return self._work.progress(batch=batch.number, connection=self._connection)
+
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
+        """Cut without the chunks' limit of time: nothing is locked, and cold pages are read here."""
+        with self._telling(), self._connection.transaction():
+            self._connection.execute("select pg_catalog.set_config('statement_timeout', '0', true)")
+            return self._work.cut_in(self._connection, after, size, until)
+        raise ChunkTooSlow("the range could not be cut")
+
+    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> Chunk:
         """Update the range's rows and record the chunk in one transaction."""
         work = self._work
         try:
-            with self._connection.transaction():
-                check_fence(self._connection, work.lease.execution, work.lease.fence)
-                rows = self._connection.execute(work.update(cut)).rowcount
-                recorded = self._connection.execute(
-                    _RECORD,
-                    {
-                        **_fields(work.effect),
-                        "number": number,
-                        "after": list(cut.after) if cut.after is not None else None,
-                        "until": list(cut.until) if cut.until is not None else None,
-                        "lane": cut.lane,
-                        "lanes": cut.lanes,
-                        "keys": cut.meant,
-                        "rows": rows,
-                        "worker": worker,
-                        "fence": work.lease.fence,
-                    },
-                ).fetchone()
-                journal.point("chunk-before-commit")
-        except (
-            psycopg.errors.QueryCanceled,
-            psycopg.errors.LockNotAvailable,
-            psycopg.errors.DeadlockDetected,
-            psycopg.errors.SerializationFailure,
-        ) as error:
-            raise ChunkTooSlow(str(error.diag.message_primary)) from error
+            rows = self._begin(batch, cut)
+            journal.point("chunk-before-commit")
+            number, milliseconds = self._commit(batch, cut, rows, last, fits)
         except psycopg.Error as error:
+            self._end_failed()
+            if isinstance(error, GAVE_WAY):
+                raise ChunkTooSlow(str(error.diag.message_primary)) from error
             if self._connection.closed:
                 raise work.lost(self._connection, error) from error
             raise StepFailed(
@@ -468,12 +496,54 @@ class _Writer:
             ) from error
         journal.point("chunk-committed")
         return Chunk(
-            number, cut.after, cut.until, cut.meant, rows, recorded[0] if recorded else 0, worker, cut.lane, cut.lanes
+            number,
+            cut.after,
+            cut.until,
+            cut.meant,
+            rows,
+            milliseconds,
+            self.mine["owner"],
+            cut.lane,
+            cut.lanes,
+            batch.number,
         )
+
+    def _begin(self, batch: Batch, cut: Cut) -> int:
+        """Begin a chunk's transaction and write its rows; raises BatchLost, with nothing left of it."""
+        # Sent together. What a labourer that lost its batch wrote is rolled back, as nothing is committed unseen.
+        with self._connection.pipeline():
+            self._connection.execute("begin")
+            held = self.hold(batch)
+            written = self._connection.execute(self._work.update(cut))
+        if held.rowcount != 1:
+            self._connection.execute("rollback")
+            raise self.whose() or BatchLost(f"batch {batch.number} is another labourer's by now")
+        return written.rowcount
+
+    def _commit(self, batch: Batch, cut: Cut, rows: int, last: bool, fits: int | None) -> tuple[int, int]:
+        with self._connection.pipeline():
+            recorded = self.record(
+                batch=batch.number,
+                after=list(cut.after) if cut.after is not None else None,
+                until=list(cut.until) if cut.until is not None else None,
+                lane=cut.lane,
+                lanes=cut.lanes,
+                keys=cut.meant,
+                rows=rows,
+                last=last,
+                fits=fits,
+            )
+            self._connection.execute("commit")
+        return self.recorded(recorded)
+
+    def _end_failed(self) -> None:
+        """Leave a transaction that failed."""
+        with suppress(psycopg.Error):
+            self._connection.execute("rollback")
 
 
 def _chunk(row: tuple[Any, ...]) -> Chunk:
-    number, after, until, keys, rows, milliseconds, worker, lane, lanes = row
+    number, after, until, keys, rows, milliseconds, worker, lane, lanes, batch = row
     return Chunk(
         number,
         tuple(after) if after is not None else None,
@@ -484,6 +554,7 @@ def _chunk(row: tuple[Any, ...]) -> Chunk:
         worker,
         lane,
         lanes,
+        batch,
     )
 
 
