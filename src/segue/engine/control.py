@@ -94,6 +94,16 @@ class Control:
         self._asking = threading.Lock()
         self._signalled = threading.Event()
         self._halted = threading.Event()
+        self._deaf_to_drain = self._deaf = False
+
+    def heed(self, *, drain: bool, requests: bool) -> None:
+        """Say who may stop the run from here on: its worker's end; a person.
+
+        An application that is kept out waits for the run to end, not for somebody to go on with it.
+        """
+        self._deaf_to_drain, self._deaf = not drain, not requests
+        if self._deaf:
+            self._signalled.clear()
 
     def halt(self) -> None:
         """Stop every step at its next safe point, because one of them has failed."""
@@ -109,14 +119,14 @@ class Control:
 
     def boundary(self) -> None:
         """Raise when the run must stop here."""
-        if self._signalled.is_set():
+        if self._signalled.is_set() and not self._deaf:
             raise Interrupted(
                 "stopped at a safe point", hint="`segue resume` continues, `segue rollback` takes it back"
             )
         self._alive()
         if self._halted.is_set():
             raise Halted("stopped because another step of the plan failed")
-        if self._drain is not None and self._drain.is_set():
+        if self._drain is not None and self._drain.is_set() and not self._deaf_to_drain:
             raise _whole(
                 MustWait(
                     "worker",
@@ -130,9 +140,9 @@ class Control:
                 return
             pause, cancel = self._ask()
             self._asked = clock.ticks()
-        if cancel:
+        if cancel and not self._deaf:
             raise CancelRequested("cancelled on request", hint="`segue rollback` takes back what was done")
-        if pause:
+        if pause and not self._deaf:
             raise PauseRequested("paused on request", hint="`segue resume` continues")
         if self._gate is not None:
             try:
@@ -151,7 +161,10 @@ class Control:
             if self._signalled.is_set():
                 raise KeyboardInterrupt
             self._signalled.set()
-            say("stopping at the next safe point (again to stop at once)")
+            if self._deaf:
+                say("going on until the application is let in again (again to stop at once)")
+            else:
+                say("stopping at the next safe point (again to stop at once)")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

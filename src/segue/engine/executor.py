@@ -6,7 +6,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from segue.engine.expectation import meets, wanted
 from segue.engine.gates import Gates, Open
 from segue.engine.jobs import Job
 from segue.engine.monitor import Monitor
+from segue.engine.shelter import Shelter
 from segue.errors import (
     CannotTell,
     Differences,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from segue.engine.record import Record
+    from segue.model.fences import Downtime
     from segue.model.impact import Statement
     from segue.model.plans import StepFields
     from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target
@@ -68,7 +70,8 @@ class Assignment:
     """What an executor works on. `steps` are in dependency order.
 
     `pace` says how fast data work may go; `ask_slots` asks other workers for copy slots, given step, direction and how
-    many; `drain` is set when this process is to give its work away.
+    many; `drain` is set when this process is to give its work away. `downtime` says how long the application may be
+    kept out, and how.
     """
 
     execution: str
@@ -84,6 +87,7 @@ class Assignment:
     accept_drift: bool = False
     resolve: Observed | None = None
     handed_over: bool = False
+    downtime: Downtime | None = None
     gates: Gates = field(default_factory=Open)
     pace: Callable[[], Pace] | None = None
     ask_slots: Callable[[str, str, int], None] | None = None
@@ -106,7 +110,8 @@ class StepRun:
     def patience(self) -> Patience:
         """Return how long locks may be tried for, and how long is left for the work."""
         left = max(0.1, self._deadline - clock.ticks())
-        return Patience(locks=min(left, getattr(self.params, "lock_timeout", DEFAULT_LOCK_SECONDS)), work=left)
+        patience = Patience(locks=min(left, getattr(self.params, "lock_timeout", DEFAULT_LOCK_SECONDS)), work=left)
+        return self._executor.shelter.within(patience, effects=self._step.kind.effects)
 
     def key(self, part: int, direction: str | None = None) -> EffectKey:
         """Name a part of this step."""
@@ -145,6 +150,14 @@ class StepRun:
     def began(self) -> datetime:
         """Return when the step began for the first time, in whichever process."""
         return self._executor.record.began(self._step.number, self.direction)
+
+    def resolved(self) -> Observed | None:
+        """Return what a person says of an effect that cannot be told."""
+        return self._executor.work.resolve
+
+    def keep(self, **detail: Any) -> None:
+        """Keep facts about this run of the step."""
+        self._executor.record.keep(self._step.number, self.direction, detail)
 
     def approval(self) -> Approved | None:
         """Return the approval of this step that counts now."""
@@ -203,13 +216,22 @@ class Executor:
         self.target = target
         self.database = database
         self.work = work
-        self.control = Control(record.requests, target.alive, gate=work.gates.boundary, drain=work.drain)
+        words = {"SEGUE_EXECUTION": work.execution, "SEGUE_PLAN": work.plan, "SEGUE_ENVIRONMENT": work.environment}
+        self.shelter = Shelter(target, record, work.downtime, words=words)
+        self.control = Control(record.requests, target.alive, gate=self._gate, drain=work.drain)
         self._monitor: Monitor | None = None
 
     def count_rows(self, rows: int) -> None:
         """Count rows written, for the metrics."""
         if self._monitor is not None:
             self._monitor.wrote(rows)
+
+    def _gate(self) -> None:
+        # While the application is kept out, that time counts, and no other window.
+        if self.shelter.closed:
+            self.shelter.boundary()
+        else:
+            self.work.gates.boundary()
 
     # -- the two ways
 
@@ -223,7 +245,9 @@ class Executor:
             self._begin(FORWARD)
             try:
                 self._check_drift()
-                self._run_steps()
+                self._keep_out(FORWARD)
+                self._run_to_the_end()
+                self.shelter.leave()
             except BaseException as error:
                 if not self._may_undo(error):
                     self._stopped(error)
@@ -251,12 +275,43 @@ class Executor:
         self._begin(BACKWARD)
         try:
             self._check_drift()
+            self._keep_out(BACKWARD)
             self._undo_steps()
+            self.shelter.leave()
         except BaseException as error:
             self._stopped(error)
             raise
         self.record.end(ExecutionStatus.ROLLED_BACK, metrics=self._metrics(), window_until=None)
         self.record.tell("rolled-back", "rolled back")
+
+    def _keep_out(self, direction: str) -> None:
+        """Keep the application out, where the plan says so and there is something to do."""
+        forward = self.record.step_runs(FORWARD)
+        if direction == FORWARD:
+            needed = any(run.status != StepRunStatus.COMPLETED for run in forward.values())
+            if self.work.downtime is not None and needed:
+                self._ask_approvals()
+        else:
+            untouched = (StepRunStatus.PENDING, StepRunStatus.SKIPPED, StepRunStatus.UNDONE)
+            needed = any(forward[step.number].status not in untouched and step.kind.effects for step in self.work.steps)
+        if not self.shelter.closed:
+            self.control.boundary()
+        self.shelter.enter(direction, needed=needed)
+        if self.shelter.closed:
+            # On the way back whoever asked for a stop has it: what is undone is what was stopped.
+            self.control.heed(drain=False, requests=direction == FORWARD)
+
+    def _ask_approvals(self) -> None:
+        """Raise MustWait for an approval that a step will ask for: it must be there before anybody is kept out."""
+        for step in self.work.steps:
+            name = step.params.name
+            if (step.params.approval or step.kind.kind == "approval") and self.work.gates.approval(name) is None:
+                raise MustWait(
+                    "approval",
+                    f'step "{name}" needs an approval before the application is kept out',
+                    hint=f"segue approve {self.work.plan} --env {self.work.environment} --step {name} --reason TEXT",
+                    step=name,
+                )
 
     # -- beginning and ending
 
@@ -282,7 +337,8 @@ class Executor:
             self._monitor = None
 
     def _metrics(self) -> dict[str, Any]:
-        return self._monitor.metrics() if self._monitor is not None else {}
+        measured = self._monitor.metrics() if self._monitor is not None else {}
+        return {**measured, **self.shelter.metrics()}
 
     def _window(self) -> dict[str, Any]:
         if self.work.rollback_window is None:
@@ -290,12 +346,16 @@ class Executor:
         return {"window_until": clock.now() + timedelta(seconds=self.work.rollback_window)}
 
     def _may_undo(self, error: BaseException) -> bool:
+        if self.shelter.closed:
+            return self.shelter.must_undo(error)
         return self.work.undo_on_failure and isinstance(error, StepFailed | Differences | LockNotGranted | TargetError)
 
     def _stopped(self, error: BaseException) -> None:
         """Write down why the run stops here."""
         if isinstance(error, FenceLost):
             return  # the execution is another process's by now; so is its record
+        if isinstance(error, SegueError) and (words := self.shelter.still_closed()):
+            error.details = [words, *error.details]
         said = _describe(error)
         if isinstance(error, TargetUnreachable) and self.work.handed_over:
             error = MustWait(
@@ -336,6 +396,18 @@ class Executor:
         )
 
     # -- forwards
+
+    def _run_to_the_end(self) -> None:
+        """Run the steps; with the application kept out, a wait is sat out here."""
+        while True:
+            try:
+                self._run_steps()
+            except MustWait as wait:
+                if not self.shelter.closed:
+                    raise
+                self.shelter.wait(wait, self.control.boundary)
+            else:
+                return
 
     def _run_steps(self) -> None:
         """Run what is ready until nothing is: steps that may, side by side, others alone, in the plan's order."""
@@ -462,7 +534,8 @@ class Executor:
         began = clock.ticks()
         waits = (target.waits.slices, target.waits.seconds)
         try:
-            self._attempts(step, FORWARD, target)
+            with self.shelter.effect(name) if step.kind.effects else nullcontext():
+                self._attempts(step, FORWARD, target)
         except (StepFailed, Differences, LockNotGranted, TargetError) as error:
             status = StepRunStatus.FAILED if step.params.blocking else StepRunStatus.WARNED
             self.record.step(step.number, FORWARD, status, error=_describe(error))

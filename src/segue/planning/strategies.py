@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from segue.model.plans import PlanFields
 
+#: Seconds in the minutes that a plan speaks of.
+MINUTE = 60.0
 MAINTENANCE = "maintenance-window"
 ROLLING = "rolling"
 
@@ -42,7 +44,7 @@ def downtime(plan: PlanFields) -> Downtime | None:
     """Return how long the application may be kept out, and how; None where it never is."""
     if plan.strategy != MAINTENANCE or plan.maintenance_window is None:
         return None
-    seconds = plan.maintenance_window * 60.0
+    seconds = plan.maintenance_window * MINUTE
     if plan.fence is None:
         return Downtime(seconds)
     return Downtime(

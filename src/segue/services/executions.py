@@ -272,7 +272,8 @@ def due(session: Session, *, limit: int = 100) -> list[str]:
         session.scalars(
             select(ExecutionRow.id)
             .where(
-                ExecutionRow.handed_over,
+                # Where a process died with the application kept out, whoever is there lets it in again.
+                or_(ExecutionRow.handed_over, ExecutionRow.fenced_at.is_not(None)),
                 or_(
                     and_(
                         ExecutionRow.status.in_([ExecutionStatus.PENDING, ExecutionStatus.WAITING]),
@@ -430,6 +431,8 @@ def _request(store: Store, execution: str | None, to: ExecutionStatus, actor: st
                 subject_id=row.id,
                 detail={},
             )
+            if row.fenced_at is not None:
+                return f"execution {row.id} keeps the application out: it will be undone, and the application let in"
             return f"execution {row.id} will be {word} at its next safe point"
         from segue.model.lifecycles import EXECUTION
 
@@ -613,13 +616,15 @@ def _plan(row: PlanRow, parts: Parts) -> Plan:
 
 def _check_policy(plan: Plan, parts: Parts) -> None:
     """Refuse what needs a part of Segue that is not there yet: nothing is skipped silently."""
-    if plan.strategy != "online" or plan.maintenance_window is not None:
+    from segue.planning import strategies
+
+    if plan.strategy == "blue-green":
         raise Blocked(
-            f'plan "{plan.plan}" asks for the strategy "{plan.strategy}"'
-            + (" with a maintenance window" if plan.maintenance_window else "")
-            + ", which needs windows and routing that this version does not have",
-            hint='only "online" plans can be run',
+            f'plan "{plan.plan}" asks for the strategy "blue-green", which this version does not have',
+            hint="docs/strategies.md compares the strategies that there are",
         )
+    for _, message in strategies.problems(plan):
+        raise Blocked(f'plan "{plan.plan}": {message}', hint="`segue plan validate` shows where")
     for step in plan.steps:
         reason = parts.steps[step.kind].irreversible(step)
         if reason:
@@ -717,7 +722,10 @@ def _gate(
     """Return what the execution has to wait for before it may go on: a predecessor, a time, an approval, a window."""
     from segue.services import gates
 
-    seconds = None if row is not None and row.steps_completed else (plan_row.estimated_duration or 0) * 60.0
+    if row is not None and row.fenced_until is not None:
+        return None  # the application is kept out until this run has ended: nothing comes before that
+    minutes = max(plan_row.estimated_duration or 0, plan.maintenance_window or 0)
+    seconds = None if row is not None and row.steps_completed else minutes * 60.0
     return gates.opening(
         session,
         plan,
@@ -904,7 +912,7 @@ def _drive(
     from segue.engine.executor import Assignment, Executor
     from segue.engine.gates import Open
     from segue.engine.record import Record
-    from segue.planning import planfile
+    from segue.planning import planfile, strategies
     from segue.services import gates
 
     database = parts.database(url)
@@ -942,6 +950,7 @@ def _drive(
             steps=steps,
             undo_on_failure=plan.rollback.on_failure == "rollback",
             rollback_window=plan.rollback.window,
+            downtime=strategies.downtime(plan),
             accept_drift=options.accept_drift,
             resolve=options.resolve,
             handed_over=handed_over,

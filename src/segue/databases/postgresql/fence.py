@@ -130,8 +130,8 @@ class Fence:
                 self._check()
                 self._work.execute(
                     "update segue.fence set state = 'closing', closed_at = clock_timestamp(), "
-                    "until = clock_timestamp() + make_interval(secs => %s) where state = 'armed'",
-                    [seconds],
+                    "until = clock_timestamp() + make_interval(secs => %s) where state = 'armed' and execution = %s",
+                    [seconds, self._tenure.execution],
                 )
             journal.point("fence-closing")
             return self._state()
@@ -154,7 +154,10 @@ class Fence:
         def record() -> FenceState:
             with self._work.transaction():
                 self._check()
-                self._work.execute("update segue.fence set direction = %s where state <> 'open'", [direction])
+                self._work.execute(
+                    "update segue.fence set direction = %s where state <> 'open' and execution = %s",
+                    [direction, self._tenure.execution],
+                )
             return self._state()
 
         return self._told(record)
@@ -166,7 +169,9 @@ class Fence:
             with self._work.transaction():
                 self._check()
                 self._work.execute(
-                    "update segue.fence set state = 'open', opened_at = clock_timestamp() where state <> 'open'"
+                    "update segue.fence set state = 'open', opened_at = clock_timestamp() "
+                    "where state <> 'open' and execution = %s",
+                    [self._tenure.execution],
                 )
                 journal.point("fence-before-open")
             journal.point("fence-opened")
@@ -295,6 +300,8 @@ class Fence:
         self, seconds: float, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None]
     ) -> FenceState:
         before = self._state()
+        if before.execution != self._tenure.execution:
+            raise before.standing()
         if before.state == "closed":
             return before
         if before.state == "closing":

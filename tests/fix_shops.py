@@ -1,0 +1,74 @@
+"""A store and environments, with the services on them in this process: for plans that a person would run by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fix_process import Segue
+
+from segue import wiring
+from segue.engine.events import Event, nobody
+from segue.model.vocabulary import EnvironmentType
+from segue.services import environments, executions, plans
+from segue.services.environments import Wanted
+from segue.settings import Settings
+from segue.store import Store, open_store
+from segue.store.tables.ledger import LedgerRow
+
+
+class Shops:
+    """A store with any number of environments, each a database of its own."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store, self.settings, self.parts = store, settings, wiring.parts()
+
+    def open(self, name: str, url: str, **fields: Any) -> str:
+        """Add an environment; return its name."""
+        wanted = Wanted(**{"name": name, "type": EnvironmentType.TEST, **fields})
+        with self.store.session() as session:
+            environments.add(session, self.settings, wanted, url, self.parts.database(url).probe)
+        return name
+
+    def add(self, text: str) -> str:
+        """Store a plan; return its name."""
+        checked = plans.check(text, "plan.yaml", self.parts)
+        with self.store.session() as session:
+            plans.add(session, self.settings, checked)
+        return checked.plan.plan
+
+    def run(
+        self, plan: str, env: str = "shop", watch: Callable[[Event], None] = nobody, **options: Any
+    ) -> executions.Outcome:
+        """Run a stored plan here, to its end."""
+        wanted = executions.Options(**options)
+        return executions.run(self.store, self.settings, self.parts, plan, env, wanted, watch)
+
+    def rollback(self, execution: str | None = None) -> executions.Outcome:
+        """Take an execution back, here."""
+        return executions.rollback(self.store, self.settings, self.parts, execution)
+
+    def status(self, execution: str | None = None) -> dict[str, Any]:
+        """Return an execution as `segue status` would."""
+        with self.store.session() as session:
+            return executions.describe(session, executions.find(session, execution))
+
+    def said(self, execution: str | None = None) -> list[str]:
+        """Return the actions of an execution's log."""
+        with self.store.session() as session:
+            return [line["action"] for line in executions.logs(session, executions.find(session, execution))]
+
+    def ledger(self, action: str) -> list[dict[str, Any]]:
+        """Return the details of the ledger's entries of a kind."""
+        with self.store.session() as session:
+            found = session.query(LedgerRow).filter_by(action=action).order_by(LedgerRow.id)
+            return [row.detail for row in found]
+
+
+@pytest.fixture
+def shops(segue: Segue, store_url: str) -> Iterator[Shops]:
+    """Give a store without environments; `shops.open(name, url)` adds one."""
+    settings = Settings(home=segue.folder, store=store_url, key=None, user="tester")
+    with open_store(settings) as store:
+        yield Shops(store, settings)
