@@ -417,6 +417,59 @@ class ApplicationFence(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a program of the user's reaches a target: variables of its environment, and what in them is secret."""
+
+    variables: Mapping[str, str]
+    secrets: tuple[str, ...]
+
+
+class Programs(Protocol):
+    """Effects on a target that programs bring about through sessions of their own, under the lease."""
+
+    def access(self, key: EffectKey) -> Access:
+        """Return how a program reaches the target, so that its sessions are known as this effect's."""
+        ...
+
+    def end_sessions(self, key: EffectKey) -> int:
+        """End the sessions of this effect's program, once it has ended itself; return how many there still were."""
+        ...
+
+    def begun(self, key: EffectKey) -> int | None:
+        """Return under which fence an effect was begun that has not ended; None when there is none."""
+        ...
+
+    def begin(self, key: EffectKey, text: str) -> None:
+        """Record that an effect is about to be brought about."""
+        ...
+
+    def finish(self, key: EffectKey) -> None:
+        """Record that an effect that was begun has been brought about."""
+        ...
+
+    def forget(self, key: EffectKey) -> None:
+        """Record that an effect that was begun is not there."""
+        ...
+
+    def call(
+        self,
+        key: EffectKey,
+        text: str,
+        patience: Patience,
+        note: Callable[[str], None],
+        function: Callable[[Any], object],
+        *,
+        transaction: bool,
+    ) -> None:
+        """Call a function with the driver's session as its argument; `text` says what it is.
+
+        With `transaction`, what it does and the record of it are one transaction, and the function is called again
+        when a lock could not be had. Otherwise it is recorded by `begin` and `finish`.
+        """
+        ...
+
+
 class Target(Protocol):
     """A database under the lease of one execution."""
 
@@ -475,6 +528,10 @@ class Target(Protocol):
 
     def application_fence(self) -> ApplicationFence:
         """Return the application's fence here; after `recover` it must be asked for again."""
+        ...
+
+    def programs(self) -> Programs:
+        """Return how programs work on this target; after `recover` it must be asked for again."""
         ...
 
     def drift(self, schema: str) -> Drift | None:
@@ -581,6 +638,14 @@ class StepRun(Protocol):
 
     def began(self) -> datetime:
         """Return when the step began for the first time, in whichever process."""
+        ...
+
+    def resolved(self) -> Observed | None:
+        """Return what a person says of an effect that cannot be told, DONE or NOT_DONE; None when nobody was asked."""
+        ...
+
+    def keep(self, **detail: Any) -> None:
+        """Keep facts about this run of the step in its record."""
         ...
 
     def approval(self) -> Approved | None:

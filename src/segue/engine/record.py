@@ -284,6 +284,23 @@ class Record:
         self.written(write)
         journal.point(f"step-{to}")
 
+    def keep(self, number: int, direction: str, detail: Mapping[str, Any]) -> None:
+        """Add facts to what is kept of a step's run."""
+        from sqlalchemy import select
+
+        def write(session: Session, again: bool) -> None:
+            self.guard(session)
+            run = session.scalars(
+                select(StepRunRow).where(
+                    StepRunRow.execution_id == self.execution,
+                    StepRunRow.step_number == number,
+                    StepRunRow.direction == direction,
+                )
+            ).one()
+            run.detail = {**(run.detail or {}), **detail}
+
+        self.written(write)
+
     # -- words
 
     def log(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:

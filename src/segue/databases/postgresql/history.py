@@ -50,6 +50,26 @@ def write(
     )
 
 
+def begin(connection: psycopg.Connection[Any], key: EffectKey, *, fence: int, statement: str) -> None:
+    """Say that an effect is begun, under this fence, unless it is done; one that was begun before is begun again."""
+    if not write(connection, key, fence=fence, state="begun", statement=statement):
+        connection.execute(
+            "update segue.history set fence = %s, begun_at = clock_timestamp(), fingerprint_after = null "
+            "where execution = %s and step = %s and direction = %s and part = %s and state = 'begun'",
+            [fence, key.execution, key.step, key.direction, key.part],
+        )
+
+
+def begun(connection: psycopg.Connection[Any], key: EffectKey) -> int | None:
+    """Return under which fence an effect was begun, if it is not done."""
+    row = connection.execute(
+        "select fence from segue.history where execution = %s and step = %s and direction = %s and part = %s "
+        "and state = 'begun'",
+        [key.execution, key.step, key.direction, key.part],
+    ).fetchone()
+    return row[0] if row else None
+
+
 def finish(connection: psycopg.Connection[Any], key: EffectKey) -> None:
     """Say that an effect that was begun is done."""
     connection.execute(

@@ -15,6 +15,7 @@ from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.fence import Fence, learn_pass
 from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
+from segue.databases.postgresql.programs import Programs
 from segue.databases.postgresql.rows import Backfill
 from segue.engine import journal
 from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed, TargetUnreachable
@@ -106,6 +107,10 @@ class PostgresTarget:
     def application_fence(self) -> Fence:
         """Return the application's fence on this target, for as long as these sessions stand."""
         return Fence(self._work, self._look, self.lease, url=self._url, schema=self.schema, waits=self.waits)
+
+    def programs(self) -> Programs:
+        """Return how programs work on this target, for as long as these sessions stand."""
+        return Programs(self._work, self._look, self.lease, url=self._url, schema=self.schema, waits=self.waits)
 
     @property
     def fence(self) -> int:
