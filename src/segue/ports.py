@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
     from segue.model.probe import Probe
+    from segue.model.throttling import Signals, ThrottleSettings
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -169,6 +170,72 @@ class Sample:
     lock_waiters: int
     active: int
     wal_bytes: int
+
+
+class Gauge(Protocol):
+    """Looks at a target again and again, on sessions of its own that are opened anew when they are lost.
+
+    Any thread may call it; `time` and the statistics on statements hold up nothing else.
+    """
+
+    def sample(self) -> Sample:
+        """Take a quick look; cheap enough for twice a second."""
+        ...
+
+    def signals(self, limits: ThrottleSettings, replicas: Sequence[str]) -> Signals:
+        """Read every signal and compare it with its limit; `replicas` must be connected."""
+        ...
+
+    def time(self, query: str | None) -> float:
+        """Run a probe read-only, of the database's own choice where there is none; return its milliseconds."""
+        ...
+
+    def statements(self) -> float | None:
+        """Return the mean milliseconds of the application's statements that ended since the last call; None for none.
+
+        Raises StepFailed when the server's statistics on statements cannot be read.
+        """
+        ...
+
+    def statements_missing(self) -> str | None:
+        """Return why the server's statistics on statements cannot be read; None when they can."""
+        ...
+
+    def close(self) -> None:
+        """End its sessions."""
+        ...
+
+
+class Throttle(Protocol):
+    """What keeps data work polite: the monitor has it look and tell, the steps ask it for the pace."""
+
+    def begin(self, gauge: Gauge) -> None:
+        """Take a first look, so that there is a pace before the first step."""
+        ...
+
+    def look(self) -> None:
+        """Look at the target, and change the pace if need be; raises nothing. Called twice a second."""
+        ...
+
+    def pace(self) -> Pace:
+        """Return how fast data work may go now."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over what people have set since the last call; called every few seconds, by another thread."""
+        ...
+
+    def changes(self) -> list[tuple[str, str]]:
+        """Return what is to be logged since the last call: an action and a sentence each."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return pace, reason and readings as JSON values."""
+        ...
+
+    def end(self) -> None:
+        """Stop looking."""
+        ...
 
 
 class ChunkTooSlow(Exception):
@@ -550,8 +617,8 @@ class Target(Protocol):
         """Open sessions of their own under the same lease, for work that goes on beside other work."""
         ...
 
-    def sample(self) -> Sample:
-        """Take a look; cheap enough for twice a second."""
+    def gauge(self) -> Gauge:
+        """Return a look at the target that goes on beside the work, and outlives a lost connection."""
         ...
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def test_a_question_has_its_time(database: str, open_target: Open) -> None:
 
 
 def test_a_look_at_the_target_is_cheap_and_whole(any_database: str, open_target: Open) -> None:
-    sample = open_target(any_database).sample()
+    sample = open_target(any_database).gauge().sample()
     assert sample.wal_bytes > 0
     assert sample.active >= 1
     assert sample.round_trip_ms >= 0

@@ -174,7 +174,7 @@ def test_an_owner_is_enough_for_everything(ordinary: str, open_target: Open) -> 
     fill(target, "t", set={"m": "id * 2"}, batch={"size": 10}, workers=2)
     target.remember("public", None)
     assert target.drift("public") is None
-    assert target.sample().wal_bytes > 0
+    assert target.gauge().sample().wal_bytes > 0
     target.close()
     second = open_target(ordinary, "second")
     second.close()

@@ -1,4 +1,4 @@
-"""Looks at the target while a run goes on, and sums up what it cost."""
+"""Looks at the target while a run goes on, keeps its data work polite, and sums up what it cost."""
 
 from __future__ import annotations
 
@@ -12,48 +12,82 @@ from segue.errors import SegueError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segue.ports import Sample, Target
+    from segue.ports import Sample, Target, Throttle
 
 EVERY_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 
 
 class Monitor:
-    """Samples the target in a thread of its own; `metrics` may be asked at any time.
+    """Looks at the target in one thread, and speaks with the store in another; `metrics` may be asked at any time.
 
     A sample that fails is left out: whether the target is lost is for the lease to say. `beat` is called every few
-    seconds with the metrics so far, so that a statement of hours does not look like a process that died.
+    seconds with the metrics so far, so that a statement of hours does not look like a process that died. `say` writes
+    a line into the log when the throttle's state changes. A store that is away holds up neither looks nor the pace.
     """
 
-    def __init__(self, target: Target, beat: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        beat: Callable[[dict[str, Any]], None],
+        *,
+        throttle: Throttle | None = None,
+        say: Callable[[str, str], None] = lambda action, message: None,
+    ) -> None:
         self._target = target
+        self._gauge = target.gauge()
         self._beat = beat
-        self._beaten = clock.ticks()
+        self._throttle = throttle
+        self._say = say
         self._samples: list[Sample] = []
         self._first: Sample | None = None
         self._last: Sample | None = None
         self._stop = threading.Event()
         self._began = clock.ticks()
         self._rows = 0
+        self._blind = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, name="segue monitor", daemon=True)
-        self._thread.start()
+        if throttle is not None:
+            throttle.begin(self._gauge)
+        self._threads = [
+            threading.Thread(target=self._watch, name="segue monitor", daemon=True),
+            threading.Thread(target=self._tell, name="segue monitor, store", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _watch(self) -> None:
         while True:
             self._look()
-            if clock.ticks() - self._beaten >= BEAT_SECONDS:
-                self._beaten = clock.ticks()
-                with suppress(SegueError):
-                    self._beat(self.metrics())
+            if self._throttle is not None:
+                self._throttle.look()
             if self._stop.wait(EVERY_SECONDS):
                 return
 
+    def _tell(self) -> None:
+        beaten = clock.ticks()
+        while not self._stop.wait(EVERY_SECONDS):
+            with suppress(SegueError):
+                self._log()
+                if clock.ticks() - beaten >= BEAT_SECONDS:
+                    beaten = clock.ticks()
+                    self._beat(self._summed())
+                    if self._throttle is not None:
+                        self._throttle.refresh()
+        with suppress(SegueError):
+            self._log()
+
+    def _log(self) -> None:
+        for action, message in self._throttle.changes() if self._throttle is not None else ():
+            self._say(action, message)
+
     def _look(self) -> None:
         try:
-            sample = self._target.sample()
+            sample = self._gauge.sample()
         except SegueError:
+            self._blind = True
             return
+        self._blind = False
         with self._lock:
             self._first = self._first or sample
             self._last = sample
@@ -65,7 +99,11 @@ class Monitor:
     def close(self) -> None:
         """Stop looking."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        if self._throttle is not None:
+            self._throttle.end()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self._gauge.close()
 
     def wrote(self, rows: int) -> None:
         """Count rows that the run wrote."""
@@ -78,7 +116,11 @@ class Monitor:
         `wal_bytes` is what the whole server wrote meanwhile; `latency_ms` the time of a round trip with a trivial
         query, which waits for CPU and I/O like the application's; `lock_waiters` how many sessions waited for a lock.
         """
-        self._look()
+        if not self._blind:
+            self._look()
+        return self._summed()
+
+    def _summed(self) -> dict[str, Any]:
         with self._lock:
             times = sorted(sample.round_trip_ms for sample in self._samples)
             seconds = clock.ticks() - self._began
@@ -97,4 +139,5 @@ class Monitor:
                 }
                 if times
                 else None,
+                **({"throttle": self._throttle.status()} if self._throttle is not None else {}),
             }

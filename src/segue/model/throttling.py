@@ -155,6 +155,9 @@ class ThrottleSettings(BaseModel):
     slot_backlog: _Bytes = Field(default=None, description="How much WAL a replication slot may hold back.")
     archive_backlog: _Bytes = Field(default=None, description="How much WAL may wait for being archived.")
     wal_rate: _Rate = Field(default=None, description="How much WAL the server may write in a second.")
+    checkpoint_gap: _Time = Field(
+        default=None, description="The least time between checkpoints that the volume of WAL forces."
+    )
     active_sessions: _Count = Field(default=None, description="How many other sessions may work at a time.")
     lock_waiters: _Count = Field(default=None, description="How many sessions may wait for locks.")
     blocked_sessions: _Count = Field(default=None, description="How many sessions may wait for Segue's locks.")

@@ -17,10 +17,11 @@ from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
 from segue.databases.postgresql.programs import Programs
 from segue.databases.postgresql.rows import Backfill
+from segue.databases.postgresql.signals import Gauge
 from segue.engine import journal
 from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed, TargetUnreachable
 from segue.model.impact import Duration, Lock, Statement
-from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Sample, Waits
+from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ CLEARING_SECONDS = 10.0
 
 
 class PostgresTarget:
-    """See `segue.ports.Target`. One session works, one keeps the lease, one looks on."""
+    """See `segue.ports.Target`. One session works, one looks, one keeps the lease."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class PostgresTarget:
         self._holds = under is None
         self.lease: Tenure = Lease(url, execution=execution, holder=holder) if under is None else under
         self.taken_over = self.lease.taken_over
+        self._gauges: list[Gauge] = []
         try:
             self._open_all()
             if self._holds:
@@ -98,8 +100,6 @@ class PostgresTarget:
         try:
             self._work = self._open()
             self._look = self._open()
-            # The monitor's thread has a session of its own, so that it never stands in a transaction of another's.
-            self._eye = self._open() if self._holds else self._look
         except BaseException:
             self._close_all()
             raise
@@ -154,6 +154,8 @@ class PostgresTarget:
 
     def close(self) -> None:
         """Give the lease back, if it is this one's."""
+        for gauge in self._gauges:
+            gauge.close()
         self._close_all()
         if self._holds:
             self.lease.close()
@@ -402,21 +404,11 @@ class PostgresTarget:
 
         return self._working(ask)
 
-    def sample(self) -> Sample:
-        """Take a look at the target."""
-        try:
-            began = clock.ticks()
-            self._eye.execute("select 1")
-            took = clock.ticks() - began
-            row = self._eye.execute(
-                "select count(*) filter (where wait_event_type = 'Lock'), count(*) filter (where state = 'active'), "
-                "pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), '0/0')::bigint "
-                "from pg_catalog.pg_stat_activity where datname = current_database()"
-            ).fetchone()
-        except psycopg.Error as error:
-            raise explain(error, place(self._url)) from error
-        waiters, active, wal = row or (0, 0, 0)
-        return Sample(round_trip_ms=took * 1000, lock_waiters=waiters, active=active, wal_bytes=wal)
+    def gauge(self) -> Gauge:
+        """Return a look at the target that goes on beside the work; its sessions end with this target at the latest."""
+        gauge = Gauge(self._url, application=self.lease.application, schema=self.schema)
+        self._gauges.append(gauge)
+        return gauge
 
     # -- chunked work
 
