@@ -29,8 +29,10 @@ _SECONDS = {
 }
 #: Seconds that a walk through a table in small batches takes.
 _WALK = 600.0
-_LONG = (Duration.SCAN, Duration.INDEX_BUILD, Duration.REWRITE, Duration.DATA)
-_RANK = list(Level)
+#: Classes that last as long as a table is large.
+LONG = (Duration.SCAN, Duration.INDEX_BUILD, Duration.REWRITE, Duration.DATA)
+#: From the least to the worst.
+RANK = list(Level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def predict(plan: Plan, kinds: Mapping[str, StepKind], database: Database) -> Pr
     return Prediction(
         steps=steps,
         complexity=_complexity(steps, tables, len(graph.levels(needs))),
-        risk=max((step.risk for step in steps), key=_RANK.index, default=Level.LOW),
+        risk=max((step.risk for step in steps), key=RANK.index, default=Level.LOW),
         reasons=reasons,
         minutes=max(1, math.ceil(sum(step.seconds for step in steps) / 60)),
         tables=tables,
@@ -190,17 +192,17 @@ def _risk(
     statements: tuple[Statement, ...], *, walks: bool, together: bool, irreversible: str | None, reverse: bool
 ) -> tuple[Level, list[str]]:
     found: list[tuple[Level, str]] = []
-    if together and not any(one.duration in _LONG and one.lock.rank >= Lock.SHARE.rank for one in statements):
+    if together and not any(one.duration in LONG and one.lock.rank >= Lock.SHARE.rank for one in statements):
         lock = max((one.lock for one in statements), key=lambda one: one.rank)
         longest = max(statements, key=lambda one: _SECONDS[one.duration])
-        if longest.duration in _LONG and lock.rank >= Lock.SHARE.rank:
+        if longest.duration in LONG and lock.rank >= Lock.SHARE.rank:
             level = Level.HIGH if lock is Lock.ACCESS_EXCLUSIVE else Level.MEDIUM
             found.append((level, f"blocks {lock.blocks} during {_a(longest)}: one transaction holds all its locks"))
     for statement in statements:
         unknown = [held for held in statement.locks if not held.known and held.lock is Lock.ACCESS_EXCLUSIVE]
-        if statement.duration in _LONG and statement.lock is Lock.ACCESS_EXCLUSIVE:
+        if statement.duration in LONG and statement.lock is Lock.ACCESS_EXCLUSIVE:
             found.append((Level.HIGH, f"blocks reads and writes during {_a(statement)} ({statement.verb})"))
-        elif statement.duration in _LONG and statement.lock.rank >= Lock.SHARE.rank:
+        elif statement.duration in LONG and statement.lock.rank >= Lock.SHARE.rank:
             found.append((Level.MEDIUM, f"blocks writes during {_a(statement)} ({statement.verb})"))
         elif unknown and statement.verb in ("DO", "CALL"):
             found.append((Level.HIGH, f"cannot be analysed ({statement.verb})"))
@@ -209,7 +211,7 @@ def _risk(
             tail = "" if level is Level.CRITICAL else "; its reverse brings back the shape, not the data"
             found.append((level, f"destroys data ({statement.verb}){tail}"))
         writes = any(held.lock is Lock.ROW_EXCLUSIVE for held in statement.locks)
-        if not walks and writes and statement.duration in _LONG:
+        if not walks and writes and statement.duration in LONG:
             found.append((Level.MEDIUM, f"changes rows in one transaction ({statement.verb})"))
         if any("old name" in note or "old value" in note for note in statement.notes):
             found.append((Level.MEDIUM, f"breaks code that uses the old name ({statement.verb})"))
@@ -217,7 +219,7 @@ def _risk(
             found.append((Level.MEDIUM, f"fails on a table with rows ({statement.verb})"))
     if irreversible and not any(level is Level.CRITICAL for level, _ in found):
         found.append((Level.HIGH, f"cannot be undone: {irreversible}"))
-    level = max((level for level, _ in found), key=_RANK.index, default=Level.LOW)
+    level = max((level for level, _ in found), key=RANK.index, default=Level.LOW)
     return level, list(dict.fromkeys(reason for _, reason in found))
 
 

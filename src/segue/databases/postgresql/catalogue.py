@@ -157,9 +157,9 @@ class Catalogue:
         self._views: dict[int, list[View]] = {}
         for root, view, directly, columns in self._ask("assess_views", everything):
             self._views.setdefault(root, []).append(View(view, directly, frozenset(columns)))
-        self._triggers: dict[int, list[tuple[str, int]]] = {}
-        for relation, name, events in self._ask("assess_triggers", everything):
-            self._triggers.setdefault(relation, []).append((name, events))
+        self._triggers: dict[int, list[tuple[str, int, frozenset[int]]]] = {}
+        for relation, name, events, columns in self._ask("assess_triggers", everything):
+            self._triggers.setdefault(relation, []).append((name, events, frozenset(columns)))
         everything |= {view.relation for found in self._views.values() for view in found}
         self._sources: dict[int, list[int]] = {}
         for root, relation in self._ask("assess_sources", everything, "views"):
@@ -225,9 +225,14 @@ class Catalogue:
         """Return the tables that a view reads."""
         return [self.relations[oid] for oid in self._sources.get(view.oid, []) if oid in self.relations]
 
-    def triggers(self, relation: Relation, event: int) -> list[str]:
-        """Return the triggers that an event fires: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE."""
-        return [name for name, events in self._triggers.get(relation.oid, []) if events & event]
+    def triggers(self, relation: Relation, event: int, written: Iterable[str] | None = None) -> list[str]:
+        """Return the triggers that an event fires: 4 INSERT, 8 DELETE, 16 UPDATE of these columns, 32 TRUNCATE."""
+        numbers = {column.number for name in written or () if (column := self.column(relation, name)) is not None}
+        return [
+            name
+            for name, events, columns in self._triggers.get(relation.oid, [])
+            if events & event and (written is None or not columns or columns & numbers or events & event & ~16)
+        ]
 
     def column(self, relation: Relation, name: str) -> Column | None:
         """Return a column."""

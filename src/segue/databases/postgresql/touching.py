@@ -311,11 +311,11 @@ class _Reading:
                 found.append(f"{known.kind} {known.name}")
         return list(dict.fromkeys(found))
 
-    def fire(self, relation: Relation, event: int) -> None:
-        """Note the triggers that an event fires."""
+    def fire(self, relation: Relation, event: int, written: Iterable[str] | None = None) -> None:
+        """Note the triggers that an event fires; of an UPDATE, those of the columns that it writes."""
         seen: set[str] = set()
         for each in (relation, *self.catalogue.below(relation)):
-            names = [name for name in self.catalogue.triggers(each, event) if name not in seen]
+            names = [name for name in self.catalogue.triggers(each, event, written) if name not in seen]
             self.out.triggers += [f"{name} on {each.name}" for name in names]
             seen |= set(names)  # a partition has its parent's under the same names
 
@@ -741,8 +741,9 @@ class _Reading:
         if relation is not None:
             events = {"InsertStmt": INSERT, "UpdateStmt": UPDATE, "DeleteStmt": DELETE}.get(kind, INSERT | UPDATE)
             self.partitions(relation, Lock.ROW_EXCLUSIVE)
-            self.fire(relation, events)
-            self._checked_keys(relation, unwrapped(tree), kind)
+            written = [item.res_target.name for item in statement.target_list] if kind == "UpdateStmt" else None
+            self.fire(relation, events, written)
+            self._checked_keys(relation, kind, written)
         read = [self.scene.look(held.table) for held in self.out.statement.locks if held.known]
         if kind == "InsertStmt":
             read = [each for each in read if each is not relation]
@@ -750,19 +751,18 @@ class _Reading:
         if not reads and relation is None and self._made_only():
             return
         in_place = kind in ("UpdateStmt", "MergeStmt")
-        written = tuple(self.catalogue.stored(relation)) if relation is not None else ()
-        self.out.works.append(Query(self.out.statement.sql, relation, in_place, reads, written))
+        into = tuple(self.catalogue.stored(relation)) if relation is not None else ()
+        self.out.works.append(Query(self.out.statement.sql, relation, in_place, reads, into))
 
     def _made_only(self) -> bool:
         return any(self.scene.made(held.table) for held in self.out.statement.locks) or not self.out.statement.locks
 
-    def _checked_keys(self, relation: Relation, tree: Any, kind: str) -> None:
+    def _checked_keys(self, relation: Relation, kind: str, written: list[str] | None) -> None:
         """Touch the tables in which foreign keys are looked up, or whose rows go along."""
-        written = {item.res_target.name for item in tree.target_list} if kind == "UpdateStmt" else None
         for key in self.catalogue.keys_from(relation) if kind != "DeleteStmt" else []:
             ours = self.catalogue.columns(relation)
             columns = {column.name for column in ours if column.number in key.child_columns}
-            if written is None or columns & written:
+            if written is None or columns & set(written):
                 self.parents(relation, Lock.ROW_SHARE, [key])
         for key in self.catalogue.keys_to(relation) if kind == "DeleteStmt" else []:
             child = self.catalogue.relations.get(key.child)
