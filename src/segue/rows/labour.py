@@ -29,8 +29,9 @@ MOST_CLAIMED = 16
 class Labourer:
     """One who labours on shared work, with a session of its own.
 
-    `stop` ends it after the running chunk; what it has claimed and not done is given back. Without work for
-    `leave_after` seconds it leaves; None: it stays until it is stopped. `woke` is called when it takes or ends a batch.
+    `stop` ends it after the running chunk; what it has claimed and not done is given back. When it has nothing to do,
+    or may do nothing, for `leave_after` seconds it leaves, and at once when the work is over; None: it stays until it
+    is stopped. `woke` is called when it takes or ends a batch.
     """
 
     def __init__(
@@ -52,30 +53,30 @@ class Labourer:
         self._woke = woke
         self._beaten = 0.0
         self._seconds = CLAIM_SECONDS
-        self._finished = 0
+        #: How many batches were ended by it.
+        self.finished = 0
 
-    def go(self) -> int:
-        """Labour; return how many batches were finished. Raises FenceLost, and what made a batch fail."""
+    def go(self) -> None:
+        """Labour. Raises FenceLost, what made a batch fail, and OutcomeUnknown when the connection was lost."""
         idle_since: float | None = None
         nap = 0.01
         with self._shared.work.open(self._owner) as self._writer:
             while not self._stop.is_set():
                 self._beat()
-                standing = self._writer.standing
-                held = self._writer.claim(self._most()) if standing.may_work else []
+                held = self._writer.claim(self._most()) if self._writer.standing.may_work else []
                 if held:
                     idle_since, nap = None, 0.01
                     self._woke()
                     self._do_all(held)
                     continue
-                # One that is told to rest has not run out of work.
                 now = clock.ticks()
-                idle_since = now if idle_since is None or (standing.going and not standing.may_work) else idle_since
-                if self._leave_after is not None and now - idle_since >= self._leave_after:
+                idle_since = now if idle_since is None else idle_since
+                if self._leave_after is not None and (
+                    not self._writer.standing.going or now - idle_since >= self._leave_after
+                ):
                     break
                 self._stop.wait(nap)
                 nap = min(NAP_SECONDS if self._leave_after is not None else 0.1, nap * 1.5)
-        return self._finished
 
     def _most(self) -> int:
         """Return how many batches to claim at a time: several where they are short, else one."""
@@ -94,7 +95,7 @@ class Labourer:
                 if not finished:
                     break
                 left.pop(0)
-                self._finished += 1
+                self.finished += 1
                 self._seconds += 0.3 * (clock.ticks() - began - self._seconds)
                 self._woke()
         except (StepFailed, LockNotGranted) as error:

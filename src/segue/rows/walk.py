@@ -227,6 +227,7 @@ class Walk:
             self._pace, self._told = pace, now
             self._board.publish(pace, min(self._open, default=self._number))
         wanted = self._workers if pace.workers is None else min(self._workers, pace.workers)
+        wanted = wanted if pace.duty > 0 else 0
         if len(self._threads) < self._workers and now - self._counted >= COUNT_SECONDS:
             self._counted = now
             self._others = len(self._board.labourers())
