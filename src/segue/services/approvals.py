@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from segue.store.tables.plans import PlanRow, StepRow
 
 
+# By then a run that asked just before an approval was given has written down that it waits, in seconds.
+ABOUT_TO_WAIT = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """An approval as a person gives it.
@@ -149,12 +153,12 @@ def grant(store: Store, settings: Settings, parts: Parts, wanted: Wanted) -> Dec
             if wanted.step is None:
                 _approve_plan(session, settings, plan_row)
                 plan_row.scheduled_at = wanted.at or plan_row.scheduled_at
-            woken = _wake(session, plan_row, env_row)
+            woken, running = _wake(session, plan_row, env_row), _running(session, plan_row, env_row)
             given = _described(session, row, plan_row, env_row)
             begins = wanted.step is None and env_row.deployment_type in (Mode.AUTOMATED, Mode.SCHEDULED)
     if refusal is not None:
         raise refusal
-    _nudge(store, woken)
+    _nudge(store, woken, running)
     if not begins:
         return Decided([given], woken)
     try:
@@ -207,9 +211,9 @@ def revoke(store: Store, settings: Settings, plan: str, environment: str, step: 
             )
         if step is None:
             _back_to_draft(session, settings, plan_row)
-        woken = _wake(session, plan_row, env_row)
+        woken, running = _wake(session, plan_row, env_row), _running(session, plan_row, env_row)
         taken = [_described(session, row, plan_row, env_row) for row in rows]
-    _nudge(store, woken)
+    _nudge(store, woken, running)
     return Decided(taken, woken)
 
 
@@ -373,11 +377,33 @@ def _wake(session: Session, plan_row: PlanRow, env_row: EnvironmentRow) -> list[
     return list(woken)
 
 
-def _nudge(store: Store, woken: list[str]) -> None:
-    if woken:
+def _running(session: Session, plan_row: PlanRow, env_row: EnvironmentRow) -> list[str]:
+    """Return the workers' executions that run now: one may have asked just before, and be about to wait."""
+    from sqlalchemy import select
+
+    from segue.store.tables.executions import ExecutionRow
+
+    return list(
+        session.scalars(
+            select(ExecutionRow.id).where(
+                ExecutionRow.plan_id == plan_row.id,
+                ExecutionRow.environment_id == env_row.id,
+                ExecutionRow.status == ExecutionStatus.RUNNING,
+                ExecutionRow.handed_over,
+            )
+        )
+    )
+
+
+def _nudge(store: Store, woken: list[str], running: list[str]) -> None:
+    if woken or running:
         from segue.engine.queue import Queue
 
-        Queue(store.url).nudge_executions(woken)
+        queue = Queue(store.url)
+        if woken:
+            queue.nudge_executions(woken)
+        if running:
+            queue.nudge_executions(running, delay=ABOUT_TO_WAIT)
 
 
 def _begin(store: Store, settings: Settings, parts: Parts, wanted: Wanted) -> str | None:
