@@ -362,7 +362,8 @@ class Executor:
                 "target", error.message, due=clock.now() + TARGET_AGAIN, hint="it is tried again by itself"
             )
         if isinstance(error, MustWait):
-            self.record.log("waiting", error.message, step=error.step, waiting=error.as_waiting())
+            if error.step is None:  # that a step waits was said when it began to
+                self.record.log("waiting", error.message, waiting=error.as_waiting())
             self.record.end(
                 ExecutionStatus.WAITING, metrics=self._metrics(), waiting_for=error.as_waiting(), due_at=error.due
             )
