@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # Several Prometheus servers, and a person who reloads, cost the store one look a second at most.
 _CACHED_SECONDS = 1.0
+_TEXT = "text/plain; charset=utf-8"
 _ABOUT = ["execution", "plan", "environment"]
 
 
@@ -48,13 +49,19 @@ def served(store: Store, worker: Worker, host: str, port: int) -> Iterator[int]:
             path = self.path.split("?")[0]
             if path == "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                self._answer(HTTPStatus.OK, content_type, encode(registry))
+                try:
+                    content = encode(registry)
+                except Exception:
+                    log.exception("the metrics could not be collected", extra={"action": "metrics-failed"})
+                    self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"see the log\n")
+                else:
+                    self._answer(HTTPStatus.OK, content_type, content)
             elif path == "/healthz":
                 status = HTTPStatus.OK if worker.healthy() else HTTPStatus.SERVICE_UNAVAILABLE
                 words = "ok" if worker.healthy() else "the store has not been reached for a while"
-                self._answer(status, "text/plain; charset=utf-8", f"{words}\n".encode())
+                self._answer(status, _TEXT, f"{words}\n".encode())
             else:
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"here are /metrics and /healthz\n")
+                self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"here are /metrics and /healthz\n")
 
         def _answer(self, status: HTTPStatus, content_type: str, content: bytes) -> None:
             self.send_response(status)
@@ -157,9 +164,7 @@ def _of_executions(session: Session) -> Iterator[Metric]:
     from segue.store.tables.executions import ExecutionRow
 
     there = GaugeMetricFamily("segue_executions", "Executions in the store, by status.", labels=["status"])
-    counted = dict(
-        session.execute(select(ExecutionRow.status, func.count()).group_by(ExecutionRow.status)).tuples().all()
-    )
+    counted = dict(session.execute(select(ExecutionRow.status, func.count()).group_by(ExecutionRow.status)).all())
     for status in ExecutionStatus:
         there.add_metric([status.value], counted.get(status.value, 0))
     yield there
@@ -167,7 +172,7 @@ def _of_executions(session: Session) -> Iterator[Metric]:
     kind = func.coalesce(ExecutionRow.waiting_for["kind"].astext, "unknown")
     for reason, count in session.execute(
         select(kind, func.count()).where(ExecutionRow.status == ExecutionStatus.WAITING).group_by(kind).order_by(kind)
-    ).tuples():
+    ):
         waiting.add_metric([reason], count)
     yield waiting
 
@@ -252,7 +257,7 @@ def _of_jobs(session: Session, running: Mapping[str, tuple[list[str], bool]]) ->
             JobRow.rows_per_second,
             finished,
         ).where(JobRow.execution_id.in_(running))
-    ).tuples():
+    ):
         labels_there, backward = running[execution or ""]
         if name.endswith("/rollback") != backward:
             continue

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import __version__, clock
 from segue.engine.control import MustWait
-from segue.errors import Busy, ExitCode, FenceLost, Retry, SegueError
+from segue.errors import Busy, ExitCode, FenceLost, Retry, SegueError, TargetUnreachable
 from segue.model.lifecycles import ExecutionStatus, WorkerStatus
 from segue.model.vocabulary import WorkQueue
 from segue.services import executions, limits
@@ -86,8 +86,13 @@ class Worker:
     """
 
     def __init__(self, store: Store, settings: Settings, parts: Parts, wanted: Wanted) -> None:
+        from sqlalchemy.orm import configure_mappers
+
+        import segue.store.tables  # noqa: F401 - all of them, for the next line
         from segue.engine.queue import Queue
 
+        # Its threads would do it at the same moment, with half of the tables known.
+        configure_mappers()
         self.store = store
         self.wanted = wanted
         self.name = wanted.name or f"{socket.gethostname()}:{os.getpid()}"
@@ -115,7 +120,9 @@ class Worker:
             with self.store.session() as session:
                 self._register(session)
             try:
-                queue.prepare(worker=self._id)
+                # Said at once when it cannot be; a store that just went away is waited for.
+                with contextlib.suppress(TargetUnreachable):
+                    queue.prepare(worker=self._id)
                 log.info(
                     "worker %s takes %s, %d at a time",
                     self.name,
@@ -351,7 +358,13 @@ class Worker:
 
         limits.hold(session)
         found = session.execute(
-            select(PlanRow.plan_name, EnvironmentRow.name, EnvironmentRow.max_slots, func.clock_timestamp()).where(
+            select(
+                PlanRow.plan_name,
+                EnvironmentRow.name,
+                EnvironmentRow.max_slots,
+                ExecutionRow.heartbeat_at,
+                func.clock_timestamp(),
+            ).where(
                 ExecutionRow.id == execution,
                 PlanRow.id == ExecutionRow.plan_id,
                 EnvironmentRow.id == ExecutionRow.environment_id,
@@ -359,18 +372,21 @@ class Worker:
         ).one_or_none()
         if found is None:
             return None
-        plan, environment, most_there, now = found
+        plan, environment, most_there, beaten, now = found
         same = [entry for entry in [*self._doing, *_at_work(session, but=self._id)] if entry["queue"] == queue]
         here = [entry for entry in same if entry["environment"] == environment]
         most = limits.listed(session)[queue]
         if queue is WorkQueue.EXECUTIONS:
             if any(entry["execution"] == execution for entry in self._doing):
                 return None
-            # The claim of a worker that was killed while it drove this very execution is no reason to wait.
+            for entry in here:
+                if entry["execution"] != execution:
+                    raise _NoRoomError(f'execution {entry["execution"]} of "{entry["plan"]}" works on "{environment}"')
+                # A claim counts while its execution shows life: its worker may have been killed, or hang.
+                since = datetime.fromisoformat(entry["since"])
+                if now - max(since, beaten or since) < SILENT_AFTER:
+                    return None
             same = [entry for entry in same if entry["execution"] != execution]
-            other = next((entry for entry in here if entry["execution"] != execution), None)
-            if other is not None:
-                raise _NoRoomError(f'execution {other["execution"]} of "{other["plan"]}" works on "{environment}"')
         elif most_there is not None and len(here) >= most_there:
             raise _NoRoomError
         if most is not None and len(same) >= most:
@@ -519,9 +535,7 @@ class Worker:
                 select(ExecutionRow.id, EnvironmentRow.name)
                 .join(EnvironmentRow, EnvironmentRow.id == ExecutionRow.environment_id)
                 .where(ExecutionRow.id.in_(due))
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         at_work = [entry for entry in _at_work(session) if entry["queue"] == WorkQueue.EXECUTIONS]
         driver = {entry["environment"]: entry["execution"] for entry in at_work}
@@ -598,9 +612,7 @@ def listed(session: Session) -> list[dict[str, Any]]:
     ).all()
     named = {entry["execution"] for row in rows for entry in row.doing}
     steps = dict(
-        session.execute(select(ExecutionRow.id, ExecutionRow.current_step).where(ExecutionRow.id.in_(named)))
-        .tuples()
-        .all()
+        session.execute(select(ExecutionRow.id, ExecutionRow.current_step).where(ExecutionRow.id.in_(named))).all()
     )
     return [
         {
