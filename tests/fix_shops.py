@@ -10,12 +10,19 @@ from fix_process import Segue
 
 from segue import wiring
 from segue.engine.events import Event, nobody
+from segue.errors import TargetUnreachable
+from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType
 from segue.services import environments, executions, plans
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
 from segue.store.tables.ledger import LedgerRow
+
+
+def unseen(url: str) -> Probe:
+    """Stand in for a look at the database, which takes a second to measure its traffic."""
+    raise TargetUnreachable("not looked at")
 
 
 class Shops:
@@ -28,7 +35,7 @@ class Shops:
         """Add an environment; return its name."""
         wanted = Wanted(**{"name": name, "type": EnvironmentType.TEST, **fields})
         with self.store.session() as session:
-            environments.add(session, self.settings, wanted, url, self.parts.database(url).probe)
+            environments.add(session, self.settings, wanted, url, unseen)
         return name
 
     def add(self, text: str) -> str:

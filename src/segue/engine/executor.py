@@ -218,7 +218,7 @@ class Executor:
         self.work = work
         words = {"SEGUE_EXECUTION": work.execution, "SEGUE_PLAN": work.plan, "SEGUE_ENVIRONMENT": work.environment}
         self.shelter = Shelter(target, record, work.downtime, words=words)
-        self.control = Control(record.requests, target.alive, gate=self._gate, drain=work.drain)
+        self.control = Control(record.requests, self._alive, gate=self._gate, drain=work.drain)
         self._monitor: Monitor | None = None
 
     def count_rows(self, rows: int) -> None:
@@ -226,11 +226,13 @@ class Executor:
         if self._monitor is not None:
             self._monitor.wrote(rows)
 
+    def _alive(self) -> None:
+        self.target.alive()
+        self.shelter.boundary()
+
     def _gate(self) -> None:
         # While the application is kept out, that time counts, and no other window.
-        if self.shelter.closed:
-            self.shelter.boundary()
-        else:
+        if not self.shelter.closed:
             self.work.gates.boundary()
 
     # -- the two ways
