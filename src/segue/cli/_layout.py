@@ -20,16 +20,24 @@ def room() -> int | None:
     return max(NARROWEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
-def paragraph(text: str, *, indent: str = "", first: str | None = None) -> None:
-    """Print a text, broken between words; `first` begins its first line, `indent` the others."""
+def paragraph(text: str, *, indent: str = "", first: str | None = None, shown: str | None = None) -> None:
+    """Print a text, broken between words; `first` begins its first line, `indent` the others.
+
+    `shown` is `first` with the signs that colour it, which take no room.
+    """
     width = min(room() or WIDEST, WIDEST)
     begin = indent if first is None else first
-    # Measured without the signs that colour it.
-    plain = begin if first is None else begin.ljust(len(indent)) if len(begin) < len(indent) else begin
     lines = textwrap.wrap(
-        text, width, initial_indent=plain, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    for line in lines or [plain.rstrip()]:
+        text,
+        max(width, len(indent) + NARROWEST // 2),
+        initial_indent=begin,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [begin.rstrip()]
+    if shown is not None:
+        lines[0] = shown + lines[0][len(begin) :]
+    for line in lines:
         output.data(line)
 
 

@@ -11,6 +11,7 @@ import typer
 from segue.cli import output
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
+from segue.errors import ExitCode
 from segue.model.vocabulary import DataSize, EnvironmentType, Level, Mode
 
 app = noun(__doc__, example="segue env list")
@@ -173,6 +174,47 @@ def show(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> None:
             ("active", None if content["active"] else "no, it was removed"),
         ]
     )
+
+
+@app.command()
+def check(
+    name: Name,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option("--expect-replica", metavar="NAME", help="A replica that is to be there.", show_default=False),
+    ] = None,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option("--forget-replica", metavar="NAME", help="A replica that need not be there.", show_default=False),
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> int:
+    """Check an environment's database for what a migration could trip over; a light and what to do for each.
+
+    Green: nothing to do. Amber: something will be refused, slower or unseen. Red: nothing can run (exit 1). Nothing is
+    changed. The replicas that are connected are recorded as expected: one that is missing later is red, and data work
+    waits for it.
+
+    Examples:
+        segue env check production
+        segue env check production --expect-replica replica-2 --forget-replica old-replica
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.cli import _check
+    from segue.model.checks import Light
+    from segue.services import checks
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        found = checks.check(store, settings, wiring.parts(), name, expect=expect or (), forget=forget or ())
+    if output.as_json():
+        output.document(found.as_json())
+    else:
+        _check.draw(found)
+    return int(ExitCode.FINDINGS if found.light is Light.RED else ExitCode.DONE)
 
 
 @app.command()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from segue.model.checks import Checkup
+    from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
     from segue.model.probe import Probe
     from segue.ports import Target
@@ -28,6 +30,24 @@ class PostgreSQL:
         from segue.databases.postgresql.probes import probe
 
         return probe(url)
+
+    def identity(self, url: str) -> dict[str, Any]:
+        """Tell this database from every other one."""
+        from segue.databases.postgresql.checking import identity
+
+        return identity(url)
+
+    def check(self, url: str, *, schema: str) -> Checkup:
+        """Look at everything that a migration could trip over."""
+        from segue.databases.postgresql.checking import check
+
+        return check(url, schema=schema)
+
+    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+        """Say what the statements of a plan meet on this target."""
+        from segue.databases.postgresql.assessing import assess
+
+        return assess(url, schema=schema, steps=steps)
 
     def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
         """Take the lease on a target."""
