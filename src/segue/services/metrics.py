@@ -227,9 +227,14 @@ def _of_running(session: Session) -> Iterator[Metric]:
         throttle: Mapping[str, Any] = metrics.get("throttle") or {}
         if throttle.get("duty") is not None:
             duty.add_metric(about, throttle["duty"])
+        # One signal may be read of several replicas; the worst of them is what the throttle goes by.
+        worst: dict[tuple[str, str], float] = {}
         for found in throttle.get("readings") or ():
             if found.get("value") is not None:
-                reading.add_metric([*about, str(found["name"]), str(found.get("unit") or "")], found["value"])
+                signal = str(found["name"]), str(found.get("unit") or "")
+                worst[signal] = max(worst.get(signal, found["value"]), found["value"])
+        for (name, unit), value in worst.items():
+            reading.add_metric([*about, name, unit], value)
     yield from (age, done, steps, waits, waited, duty, reading)
     yield from _of_jobs(session, {row[0]: ([row[0], row[1], row[2]], row[3] == BACKWARD) for row in rows})
 

@@ -259,7 +259,39 @@ class Worker:
         return outcome
 
     def _slot(self, words: Mapping[str, Any]) -> str:
-        return ""
+        from segue.services import slots
+
+        execution, step, direction = str(words["execution"]), str(words["step"]), str(words["direction"])
+        try:
+            entry = self._claim(WorkQueue.SLOTS, execution, step)
+        except _NoRoomError:
+            self.queue.again(WorkQueue.SLOTS, words, _SLOT_AGAIN_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311
+            return "no-room"
+        except SegueError as error:
+            # Whoever drives the step asks again when it needs more hands.
+            log.warning("%s", error, extra={"action": "claim-failed", **_named(words)})
+            return "no-room"
+        if entry is None:
+            return ""
+        extra = {"execution": execution, "plan": entry["plan"], "environment": entry["environment"]}
+        try:
+            finished = slots.help(
+                self.store,
+                self._settings,
+                self._parts,
+                execution,
+                step,
+                direction,
+                owner=self.name,
+                drain=self._drain,
+                watch=self._teller(extra),
+            )
+        except SegueError as error:
+            log.warning("%s", error, extra={"action": "slot-failed", "step": step, "code": error.code, **extra})
+            return "failed"
+        finally:
+            self._release(entry)
+        return "ended" if finished else ""
 
     def _teller(self, extra: Mapping[str, Any]) -> Any:
         def tell(event: Event) -> None:
@@ -362,6 +394,7 @@ class Worker:
                 PlanRow.plan_name,
                 EnvironmentRow.name,
                 EnvironmentRow.max_slots,
+                ExecutionRow.status,
                 ExecutionRow.heartbeat_at,
                 func.clock_timestamp(),
             ).where(
@@ -372,7 +405,7 @@ class Worker:
         ).one_or_none()
         if found is None:
             return None
-        plan, environment, most_there, beaten, now = found
+        plan, environment, most_there, status, beaten, now = found
         same = [entry for entry in [*self._doing, *_at_work(session, but=self._id)] if entry["queue"] == queue]
         here = [entry for entry in same if entry["environment"] == environment]
         most = limits.listed(session)[queue]
@@ -387,6 +420,8 @@ class Worker:
                 if now - max(since, beaten or since) < SILENT_AFTER:
                     return None
             same = [entry for entry in same if entry["execution"] != execution]
+        elif status != ExecutionStatus.RUNNING:
+            return None
         elif most_there is not None and len(here) >= most_there:
             raise _NoRoomError
         if most is not None and len(same) >= most:
