@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
 from segue.errors import Blocked, Retry, SegueError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from segue.services.executions import Options, Outcome
 
 COMMANDS = {
@@ -65,6 +68,9 @@ def run(
         str | None,
         typer.Option("--outside-window", help="Why it may run while the window is closed.", show_default=False),
     ] = None,
+    latency_budget: LatencyBudget = None,
+    latency_probe: LatencyProbe = None,
+    latency_url: LatencyUrl = None,
     promote: Annotated[bool, typer.Option("--promote", help="Walk the environments in promotion order.")] = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
@@ -86,6 +92,9 @@ def run(
         )
     if environment is None:
         raise UsageError("no environment is named", hint="add --env NAME; `segue env list` shows the environments")
+    tuning = checked_limits(
+        {"latency_budget": latency_budget, "latency_probe": latency_probe, "latency_url": latency_url}
+    )
 
     from segue.services import plans
 
@@ -104,7 +113,7 @@ def run(
             name = checked.plan.plan
             with store.session() as session:
                 plans.add(session, settings, checked)
-        options = _options(resume_, accept_drift, resolve, at=at, outside_window=outside_window)
+        options = _options(resume_, accept_drift, resolve, at=at, outside_window=outside_window, tuning=tuning)
         if detach:
             return executions.hand_over(store, settings, parts, name, environment, options)
         return executions.run(store, settings, parts, name, environment, options, watch)
@@ -184,6 +193,7 @@ def _options(
     *,
     at: str | None = None,
     outside_window: str | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Options:
     from segue.model.windows import parse_moment
     from segue.ports import Observed
@@ -198,6 +208,7 @@ def _options(
         resolve=seen[resolve] if resolve else None,
         at=parse_moment(at) if at is not None else None,
         outside_window=outside_window,
+        tuning=tuning or {},
     )
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from segue.model.fences import Downtime
     from segue.model.impact import Statement
     from segue.model.plans import StepFields
-    from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target
+    from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target, Throttle
     from segue.store import Store
 
 # How long to try to reach a target again that went away in the middle of a run, and how often in one step.
@@ -69,9 +69,9 @@ class PlannedStep:
 class Assignment:
     """What an executor works on. `steps` are in dependency order.
 
-    `pace` says how fast data work may go; `ask_slots` asks other workers for copy slots, given step, direction and how
-    many; `drain` is set when this process is to give its work away. `downtime` says how long the application may be
-    kept out, and how.
+    `throttle` says how fast data work may go; `ask_slots` asks other workers for copy slots, given step, direction and
+    how many; `drain` is set when this process is to give its work away. `downtime` says how long the application may
+    be kept out, and how.
     """
 
     execution: str
@@ -89,7 +89,7 @@ class Assignment:
     handed_over: bool = False
     downtime: Downtime | None = None
     gates: Gates = field(default_factory=Open)
-    pace: Callable[[], Pace] | None = None
+    throttle: Throttle | None = None
     ask_slots: Callable[[str, str, int], None] | None = None
     drain: threading.Event | None = None
 
@@ -165,8 +165,8 @@ class StepRun:
 
     def pace(self) -> Pace:
         """Return how fast data work may go now."""
-        pace = self._executor.work.pace
-        return pace() if pace is not None else Pace()
+        throttle = self._executor.work.throttle
+        return throttle.pace() if throttle is not None else Pace()
 
     def slots(self, wanted: int) -> int:
         """Ask other workers for copy slots, all but one; return how many labour here."""
@@ -330,13 +330,16 @@ class Executor:
     @contextmanager
     def _monitored(self) -> Iterator[None]:
         """Have the target looked at while the run goes on, and keep Ctrl-C for the next safe point."""
-        self._monitor = Monitor(self.target, self.record.measured)
+        self._monitor = Monitor(self.target, self.record.measured, throttle=self.work.throttle, say=self._say_throttled)
         try:
             with self.control.signals(lambda words: self.record.tell("stopping", words)):
                 yield
         finally:
             self._monitor.close()
             self._monitor = None
+
+    def _say_throttled(self, action: str, message: str) -> None:
+        self.record.log(action, message, level="warning" if action == "throttle-stopped" else "info")
 
     def _metrics(self) -> dict[str, Any]:
         measured = self._monitor.metrics() if self._monitor is not None else {}

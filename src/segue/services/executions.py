@@ -16,7 +16,7 @@ from segue.engine.events import Event, Watch, nobody
 from segue.errors import Blocked, Busy, CannotTell, NotFound, SegueError, StepFailed, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
-from segue.services import environments, plans
+from segue.services import environments, plans, tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -796,8 +796,7 @@ def _await(
         row.handed_over = handed_over
         row.after_execution = after
         row.options = {**row.options, **options.as_json()}
-        if options.tuning:
-            row.tuning = {**row.tuning, **options.tuning}
+        tuning.tune(session, row, options.tuning, actor=settings.user)
         _set_waiting(session, settings, row, wait)
 
 
@@ -934,8 +933,7 @@ def _drive(
         with store.session() as session:
             row = find(session, execution)
             row.handed_over = handed_over
-            if options.tuning:
-                row.tuning = {**row.tuning, **options.tuning}
+            tuning.tune(session, row, options.tuning, actor=settings.user)
             prefix = f"{row.plan.plan_name}/{row.environment.name}/{row.execution_number}"
             environment = row.environment.name
             plan_id = row.plan_id
@@ -956,6 +954,7 @@ def _drive(
             handed_over=handed_over,
             gates=gates.RunGates(store, execution) if direction == FORWARD else Open(),
             ask_slots=_slots(store, execution) if handed_over else None,
+            throttle=tuning.pacing(store, execution, plan.throttle, plan.steps),
             drain=drain,
         )
         record = Record(store, execution, actor=settings.user, owner=owner, watch=watch, seen=seen)
@@ -1021,7 +1020,6 @@ def _create(
                 executed_by=settings.user,
                 execution_mode=mode,
                 options=options.as_json(),
-                tuning=dict(options.tuning),
                 plan_hash=planfile.digest(plan),
                 started_at=clock.now(),
             )

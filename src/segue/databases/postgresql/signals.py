@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -112,11 +113,18 @@ class Gauge:
         self._statements: _Statements | None = None
 
     def close(self) -> None:
-        """End both sessions."""
+        """End both sessions, and what they are asking."""
         with self._closing:
             self._closed = True
-            for session in self._sessions.values():
-                session.close()
+            sessions = dict(self._sessions)
+        for name, session in sessions.items():
+            if not (held := self._locks[name].acquire(timeout=0.2)):
+                with suppress(psycopg.Error):
+                    session.cancel_safe(timeout=2)
+                held = self._locks[name].acquire(timeout=ASK_SECONDS)
+            session.close()
+            if held:
+                self._locks[name].release()
 
     def sample(self) -> Sample:
         """Take a quick look."""
