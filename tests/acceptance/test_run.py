@@ -591,3 +591,18 @@ def test_server_stopped_in_the_middle_for_good(segue: Segue, own_server: Callabl
         assert shop.value("select count(*), min(n), max(n) from customers") == (20000, 1, 1)
     finally:
         cluster.destroy()
+
+
+def test_environment_that_leads_elsewhere_runs_the_plan_there(
+    shop: Shop, new_debian_database: Callable[[], str]
+) -> None:
+    shop.segue("run", shop.plan(), "--env", "shop").expect(0)
+    other = new_debian_database()
+    with psycopg.connect(other) as connection:
+        connection.execute(CUSTOMERS)
+    shop.add(other, "--replace")
+    ran = shop.segue("run", "full-name", "--env", "shop", "--json").expect(0).json
+    assert (ran["nothing_to_do"], ran["number"], ran["status"]) == (False, 2, "completed")
+    with psycopg.connect(other) as connection:
+        assert connection.execute("select min(n), max(n) from customers").fetchone() == (1, 1)
+    assert shop.segue("run", "full-name", "--env", "shop", "--json").expect(0).json["nothing_to_do"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -644,7 +645,7 @@ def _check_schema(plan: Plan, environment: str, schema: str) -> None:
         )
 
 
-def _check_dependencies(session: Session, plan: Plan, environment: str) -> None:
+def _check_dependencies(session: Session, plan: Plan, environment: str, since: datetime | None) -> None:
     from sqlalchemy import select
 
     from segue.store.tables.executions import ExecutionRow
@@ -658,8 +659,9 @@ def _check_dependencies(session: Session, plan: Plan, environment: str) -> None:
             .order_by(ExecutionRow.execution_number.desc())
             .limit(1)
         ).first()
-        if row is None or row.status != ExecutionStatus.COMPLETED:
-            state = "was never run here" if row is None else f"is {row.status} here"
+        elsewhere = since is not None and row is not None and (row.started_at or since) < since
+        if row is None or elsewhere or row.status != ExecutionStatus.COMPLETED:
+            state = "was never run here" if row is None or elsewhere else f"is {row.status} here"
             raise Blocked(
                 f'plan "{plan.plan}" depends on plan "{name}", which {state}', hint=f"run {name} to its end first"
             )
@@ -689,20 +691,30 @@ def _chosen(
     gated: bool = True,
 ) -> _Choice | Outcome:
     """Choose the execution to drive and say what it has to wait for; an Outcome when there is nothing to do."""
+    from segue.services import checks
+
     with store.session() as session:
-        plan_row = plans.get(session, plan_name)
+        _, url = environments.resolve(session, settings, environment)
+    found: Mapping[str, Any] = {}
+    # Whoever drives it will say that the database cannot be reached; who only hands it over may be far from it.
+    with suppress(SegueError):
+        found = checks.identity(url, parts)
+    with store.session() as session:
         env_row, url = environments.resolve(session, settings, environment)
+        checks.remember(session, env_row, found, actor=settings.user)
+        since = checks.since(env_row)
+        plan_row = plans.get(session, plan_name)
         plan = _plan(plan_row, parts)
         _check_policy(plan, parts)
         _check_schema(plan, environment, env_row.schema_name)
-        _check_dependencies(session, plan, env_row.id)
+        _check_dependencies(session, plan, env_row.id, since)
         earlier = _latest(session, plan_row.id, env_row.id)
         if options.resume and (earlier is None or earlier.status not in UNFINISHED):
             raise UsageError(
                 f'there is no unfinished execution of "{plan_name}" in "{environment}" to resume',
                 hint="leave out --resume to start a new one",
             )
-        execution, number = _choose(plan_row, earlier)
+        execution, number = _choose(plan_row, earlier, since)
         if execution is None:
             return Outcome(earlier.id if earlier else "", nothing_to_do=True)
         same = earlier if earlier is not None and earlier.id == execution else None
@@ -739,12 +751,23 @@ def _gate(
     )
 
 
-def _choose(plan: PlanRow, earlier: ExecutionRow | None) -> tuple[str | None, int | None]:
-    """Return the execution to drive and, for a new one, its number; (None, None) when there is nothing to do."""
+def _choose(plan: PlanRow, earlier: ExecutionRow | None, since: datetime | None) -> tuple[str | None, int | None]:
+    """Return the execution to drive and, for a new one, its number; (None, None) when there is nothing to do.
+
+    What ran before `since` ran on another database, to which the environment led then.
+    """
     from segue.store.ids import new_id
 
     if earlier is None:
         return new_id(), 1
+    if since is not None and (earlier.started_at or since) < since:
+        if earlier.status in UNFINISHED:
+            raise Blocked(
+                f"execution {earlier.id} began on another database, to which "
+                f'environment "{earlier.environment.name}" led before',
+                hint=f"`segue cancel {earlier.id}` gives it up; then run the plan again",
+            )
+        return new_id(), earlier.execution_number + 1
     if earlier.status == ExecutionStatus.COMPLETED and earlier.plan_hash == plan.plan_hash:
         return None, None
     if earlier.status in UNFINISHED:
