@@ -110,6 +110,8 @@ class Run:
         self.boundaries: Callable[[], None] = target.alive
         self.paced: Callable[[], Pace] = Pace
         self.hired: Callable[[int], int] = lambda wanted: wanted
+        self.word: Observed | None = None
+        self.kept: dict[str, Any] = {}
 
     def key(self, part: int, direction: str | None = None) -> EffectKey:
         return EffectKey(
@@ -127,6 +129,12 @@ class Run:
 
     def slots(self, wanted: int) -> int:
         return self.hired(wanted)
+
+    def resolved(self) -> Observed | None:
+        return self.word
+
+    def keep(self, **detail: Any) -> None:
+        self.kept.update(detail)
 
     def note(self, message: str, **detail: Any) -> None:
         self.notes.append(message)

@@ -486,10 +486,15 @@ class ApplicationFence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How a program of the user's reaches a target: variables of its environment, and what in them is secret."""
+    """How a program of the user's reaches a target: variables of its environment, and what in them is secret.
+
+    With `holder` and `schema` a process of Segue's own joins the target there.
+    """
 
     variables: Mapping[str, str]
     secrets: tuple[str, ...]
+    holder: str
+    schema: str
 
 
 class Programs(Protocol):

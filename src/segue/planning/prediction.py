@@ -148,18 +148,24 @@ def _step(
 ) -> StepPrediction:
     reverse = tuple(kind.reverse(params, database))
     why_not = kind.irreversible(params)
-    walks = kind.step_type == StepType.DATA_MIGRATION
+    # Of a script its plan says what it does.
+    step_type = str(getattr(params, "step_type", kind.step_type))
+    walks = step_type == StepType.DATA_MIGRATION
     lock = max((statement.lock for statement in statements), key=lambda held: held.rank, default=Lock.NONE)
     seconds = _WALK if walks else sum(_SECONDS[statement.duration] for statement in statements)
     destroys = any(statement.destroys for statement in statements)
     together = len(statements) > 1 and bool(getattr(params, "transaction", False))
     risk, reasons = _risk(statements, walks=walks, together=together, irreversible=why_not, reverse=bool(reverse))
-    undo = None if why_not else _undo(kind.step_type, reverse)
+    if kind.effects and not statements and step_type != StepType.VALIDATION:
+        # A program: it may do anything.
+        risk = max(risk, Level.HIGH, key=RANK.index)
+        reasons = [*reasons, f"cannot be analysed ({kind.kind})"]
+    undo = None if why_not else getattr(params, "rollback_command", None) or _undo(step_type, reverse)
     return StepPrediction(
         number=number,
         name=params.name,
         kind=kind.kind,
-        step_type=str(kind.step_type),
+        step_type=step_type,
         statements=statements,
         reverse=reverse,
         lock=lock,

@@ -61,10 +61,10 @@ class Programs:
     def access(self, key: EffectKey) -> Access:
         """Return how a program reaches this database, so that its sessions are known as this effect's."""
         info = self._work.info
-        given = info.get_parameters()
+        words = info.get_parameters()
         application = self._application(key)
-        options = " ".join(filter(None, (given.get("options", ""), *self._options())))
-        tls = {word: given[word] for word in _TLS if given.get(word)}
+        options = " ".join(filter(None, (words.get("options", ""), *self._options())))
+        tls = {word: words[word] for word in _TLS if words.get(word)}
         password = info.password or ""
         variables = {
             "DATABASE_URL": _url(info, password, {"application_name": application, "options": options, **tls}),
@@ -78,8 +78,9 @@ class Programs:
             **{_TLS[word]: value for word, value in tls.items()},
         }
         # As it is, and as a URL writes it.
-        secrets = tuple(dict.fromkeys(word for word in (password, quote(password, safe="")) if word))
-        return Access({name: value for name, value in variables.items() if value}, secrets)
+        secret = [password, quote(password, safe=""), *self._tenure.pins.values()]
+        given = {name: value for name, value in variables.items() if value}
+        return Access(given, tuple(filter(None, dict.fromkeys(secret))), self._tenure.holder, self._schema)
 
     def _application(self, key: EffectKey) -> str:
         # The lease's own name at the beginning: whoever takes over ends these sessions too.
