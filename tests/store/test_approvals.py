@@ -322,6 +322,19 @@ def test_approval_and_revocation_have_waiting_executions_looked_at(office: Offic
     assert office.revoke().woken == [waiting]
 
 
+def test_run_that_may_have_asked_just_before_the_approval_is_looked_at_a_little_later(
+    office: Office, store: Store
+) -> None:
+    running = office.execution("running", handed_over=True)
+    office.approve(step="drop-old")
+    with store.session() as session:
+        nudges = session.execute(
+            text("SELECT scheduled_at > now() FROM segue_queue.procrastinate_jobs WHERE args->>'execution' = :id"),
+            {"id": running},
+        ).scalars()
+        assert list(nudges) == [True]
+
+
 def test_blank_reason_is_no_reason(office: Office) -> None:
     with pytest.raises(UsageError, match="a reason is missing"):
         office.approve(reason="  ")

@@ -159,7 +159,7 @@ def _show(about: dict[str, Any]) -> None:
             ("environment", f"{about['environment']} ({about['type']}, {about['database']})"),
             ("window", about["maintenance_window"]),
             ("risk", f"{about['risk_level']} (predicted), about {about['estimated_minutes']} min"),
-            ("assessed", _assessed(assessed)),
+            ("assessed", f"{assessed['summary']} ({assessed['at'][:16].replace('T', ' ')} UTC)" if assessed else None),
             ("rollback", about["rollback_plan"]),
             ("approval", about["standing"]),
         ]
@@ -179,14 +179,12 @@ def _show(about: dict[str, Any]) -> None:
             for row in about["steps"]
         ],
     )
+    for reason in assessed.get("reasons", []):
+        output.data(f"  {reason}")
     for row in about["steps"]:
         if row["message"]:
             output.data(f"{row['name']}: {row['message']}")
     output.data()
-
-
-def _assessed(found: dict[str, Any]) -> str | None:
-    return ", ".join(f"{name} {value}" for name, value in found.items() if isinstance(value, str | int | float)) or None
 
 
 def _checked(plan: str, parts: Any) -> Any:

@@ -10,7 +10,7 @@ from segue.errors import Blocked, SegueError, UsageError
 from segue.model.lifecycles import PLAN, ApprovalStatus, ExecutionStatus, PlanStatus
 from segue.model.vocabulary import Mode
 from segue.ports import FORWARD
-from segue.services import environments, executions, gates, plans
+from segue.services import assessments, environments, executions, gates, plans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,6 @@ def subject(session: Session, parts: Parts, plan: str, environment: str, step: s
     plan_row, env_row = plans.get(session, plan), environments.get(session, environment)
     _check(plan_row, env_row, parts, step)
     found = gates.standing(session, plan_row, env_row, step)
-    by_environment = plan_row.assessment or {}
     return {
         "plan": plan_row.plan_name,
         "version": plan_row.version,
@@ -98,7 +97,7 @@ def subject(session: Session, parts: Parts, plan: str, environment: str, step: s
             for row in plan_row.steps
             if step in (None, row.step_name)
         ],
-        "assessment": by_environment.get(env_row.name),
+        "assessment": assessments.kept(plan_row, env_row.name),
         "approved": found.counts is not None,
         "standing": found.because or f"approved by {found.counts.approved_by if found.counts else ''}",
     }
