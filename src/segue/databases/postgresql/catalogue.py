@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BLOCK = 8192
 #: What a row is taken to need where nobody has counted them.
 GUESSED_ROW_BYTES = 120
+#: A table of no more pages is small, however wrong the numbers about it are.
+SMALL_PAGES = 64
 #: Of so many tables at most the files are looked at; the catalogue's own numbers serve for the others.
 MEASURED_TABLES = 500
 _KINDS = {
@@ -370,8 +372,10 @@ class Catalogue:
                 relation.scale = pages / before
         if counted is not None and counted >= 0 and (counted > 0 or before > 0 or relation.pages == 0):
             relation.rows = counted * relation.scale
-            if relation.analyzed_at is None:
-                relation.stale = "never analysed: its rows are an estimate" if relation.rows else None
+            if relation.pages <= SMALL_PAGES:
+                relation.stale = None
+            elif relation.analyzed_at is None:
+                relation.stale = "never analysed: its rows are an estimate"
             elif relation.changed > 0.2 * relation.rows + 1000:
                 relation.stale = f"{relation.changed:,.0f} rows changed since it was analysed"
         elif relation.pages == 0:

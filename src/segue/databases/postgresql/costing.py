@@ -201,7 +201,8 @@ def _query(work: Query, speeds: Speeds, connection: psycopg.Connection[Any], dea
         rows, cost = planned
         seconds = cost * speeds.cost
         whole = min(whole, round(seconds * speeds.read))
-        said = f"reads about {_counted(rows)}"
+        names = ", ".join(dict.fromkeys(each.name for each in work.reads[:3]))
+        said = f"reads about {_counted(rows)}" + (f" of {names}" if names else "")
     if work.into is None:
         return Cost(seconds, whole, rows, said)
     indexes = len(work.into.indexes)
@@ -226,9 +227,15 @@ def _planned(text: str, connection: psycopg.Connection[Any]) -> tuple[int, float
         return None
     plan = row[0][0]["Plan"]
     cost = float(plan["Total Cost"])
-    while plan["Node Type"] in ("ModifyTable", "LockRows") and plan.get("Plans"):
-        plan = plan["Plans"][0]
-    return round(plan["Plan Rows"]), cost
+    if plan["Node Type"] == "ModifyTable" and plan.get("Plans"):
+        return round(plan["Plans"][0]["Plan Rows"]), cost
+    # What an aggregate gives is one row; what it reads is further down.
+    nodes, most = [plan], 0.0
+    while nodes:
+        node = nodes.pop()
+        most = max(most, node["Plan Rows"])
+        nodes += node.get("Plans", [])
+    return round(most), cost
 
 
 def _rows(relation: Relation) -> int:

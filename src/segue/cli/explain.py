@@ -1,0 +1,141 @@
+"""Put a plan into words: what each step does, what the application notices, how it is undone."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segue.cli import _layout, output
+from segue.cli.commands import noun
+from segue.cli.output import Form, Format, Json
+
+if TYPE_CHECKING:
+    from segue.services.explanations import Explanation, StepWords
+
+app = noun(__doc__, example="segue explain migration.yaml")
+
+
+@app.command()
+def explain(
+    plan: Annotated[
+        str, typer.Argument(metavar="PLAN", help="A stored plan's name, or a plan file.", show_default=False)
+    ],
+    environment: Annotated[
+        str | None,
+        typer.Option("--env", "-e", help="Say how it is there: assess it in this environment.", show_default=False),
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Put a plan into words, as Markdown: what each step does, which lock it takes, what the application notices.
+
+    Needs no database for a plan file, and none but the store for a stored plan. With --env the environment's database
+    is looked at for a second, as `segue plan assess` does; where it cannot be reached, the last assessment counts.
+
+    Examples:
+        segue explain migration.yaml
+        segue explain customers-full-name --env production > review.md
+    """
+    from segue import wiring
+    from segue.services import explanations, plans
+
+    parts = wiring.parts()
+    checked = plans.check(*plans.read_source(plan), parts) if plans.looks_like_file(plan) else None
+    if checked is not None and environment is None:
+        found = explanations.explain(checked, parts)
+    else:
+        found = _stored(plan, checked, environment, parts)
+    if output.as_json():
+        output.document({"explanation": found.as_json()})
+    else:
+        _draw(found)
+
+
+def _stored(plan: str, checked: Any, environment: str | None, parts: Any) -> Explanation:
+    from segue import settings as loader
+    from segue.services import assessments, environments, explanations, plans
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        with store.session() as session:
+            row = plans.get(session, plan) if checked is None else None
+            if row is not None:
+                checked = plans.stored(row, parts)
+            if environment is None:
+                return explanations.explain(checked, parts)
+            env_row, url = environments.resolve(session, settings, environment)
+            last = assessments.kept(row, environment) if row is not None else None
+        found = assessments.assess(store, settings, parts, checked.plan, env_row, url)
+    content = found.as_json() if found.assessed or last is None else last
+    if not found.assessed:
+        output.warn(found.unknown[0] + " could not be looked at")
+    return explanations.explain(checked, parts, env_row=env_row, assessed=content)
+
+
+def _draw(found: Explanation) -> None:
+    output.data(output.paint(f"# {found.plan} {found.version}", "bold"))
+    for text in (found.description, found.summary):
+        output.data()
+        _layout.paragraph(" ".join(text.split()))
+    output.data()
+    for label, text in (
+        ("Strategy", found.strategy),
+        ("Approvals", found.approvals),
+        ("Windows", found.windows),
+        ("Way back", found.rollback),
+    ):
+        _bullet(label, text)
+    for text in found.beforehand:
+        _bullet("Beforehand", text)
+    if found.risks:
+        output.data()
+        output.data(output.paint("## Risks", "bold"))
+        output.data()
+        for text in found.risks:
+            _bullet("", text)
+    for step in found.steps:
+        _step(step, found.environment or "there")
+    if found.unknown:
+        output.data()
+        output.data(output.paint("## Not known", "bold"))
+        output.data()
+        for text in found.unknown:
+            _bullet("", text + ".")
+
+
+def _step(step: StepWords, environment: str) -> None:
+    output.data()
+    output.data(output.paint(f"## {step.number}. {step.name} ({step.kind})", "bold"))
+    if step.description:
+        output.data()
+        _layout.paragraph(" ".join(step.description.split()))
+    if step.sql:
+        output.data()
+        output.data("```sql")
+        output.data(textwrap.dedent(step.sql).strip())
+        output.data("```")
+    output.data()
+    if step.needs:
+        _bullet("After", ", ".join(f"`{name}`" for name in step.needs) + ".")
+    for label, text in (
+        ("Does", step.does),
+        ("Approval", step.approval),
+        ("Lock", step.lock),
+        ("The application", step.application),
+        ("Checked", step.checked),
+        ("Undone", step.undone),
+        ("When it fails", step.failure),
+    ):
+        _bullet(label, text)
+    for text in step.facts:
+        _bullet(f"In {environment}", text)
+    for text in step.notes:
+        _bullet("Note", text)
+
+
+def _bullet(label: str, text: str) -> None:
+    if text:
+        _layout.paragraph(f"**{label}:** {text}" if label else text, first="- ", indent="  ")
