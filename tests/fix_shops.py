@@ -52,6 +52,15 @@ class Shops:
         wanted = executions.Options(**options)
         return executions.run(self.store, self.settings, self.parts, plan, env, wanted, watch)
 
+    def drive(self, execution: str) -> executions.Outcome:
+        """Do with an execution what a worker would do now."""
+        return executions.drive(self.store, self.settings, self.parts, execution)
+
+    def due(self) -> list[str]:
+        """Return what a worker would look at."""
+        with self.store.session() as session:
+            return executions.due(session)
+
     def rollback(self, execution: str | None = None) -> executions.Outcome:
         """Take an execution back, here."""
         return executions.rollback(self.store, self.settings, self.parts, execution)

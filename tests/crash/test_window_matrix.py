@@ -184,6 +184,19 @@ def test_a_killed_window_can_be_rolled_back_at_once(windows: Windows) -> None:
     assert value(windows.urls[name], TRIGGERS) == 0
 
 
+def test_a_window_whose_process_died_is_every_workers_business(windows: Windows, store_url: str) -> None:
+    name = windows.target()
+    assert windows.run(name, kill=("effect-committed", 1))["status"] == -9
+    identity = windows.execution(name)["execution"]
+    assert not windows.execution(name)["handed_over"]
+    assert windows.shops.due() == []
+    run_sql(store_url, "update segue_store.migration_executions set heartbeat_at = heartbeat_at - interval '9 s'")
+    assert windows.shops.due() == [identity]
+    windows.shops.drive(identity)
+    assert windows.execution(name)["status"] == "completed"
+    assert windows.written(name)
+
+
 def test_another_plan_does_not_begin_behind_a_fence_that_stands(windows: Windows) -> None:
     name = windows.target()
     assert windows.run(name, kill=("effect-committed", 1))["status"] == -9

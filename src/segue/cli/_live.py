@@ -18,7 +18,18 @@ _MARKS = {
     "step-warned": ("!", "warning", "yellow"),
     "step-skipped": ("-", "skipped", "dim"),
 }
-_WORDS = {"connection-lost", "connection-back", "retry", "note", "undoing", "stopping", "took-over", "drift-accepted"}
+_WORDS = {
+    "connection-lost",
+    "connection-back",
+    "retry",
+    "note",
+    "undoing",
+    "stopping",
+    "took-over",
+    "drift-accepted",
+    "fence-closed",
+    "fence-opened",
+}
 # How a run ends is printed by the command, with what to do next.
 _ENDS = {"failed", "paused", "cancelled"}
 

@@ -176,6 +176,14 @@ def _took(seconds: float | None) -> str | None:
     return duration(seconds) if seconds else "under 1 s"
 
 
+def _kept_out(item: dict[str, Any], metrics: dict[str, Any]) -> str | None:
+    """Return since when the application waits behind its fence, or for how long it did."""
+    if item["fenced_at"] is not None:
+        since, until = (f"{item[name]:%Y-%m-%d %H:%M:%S}Z" for name in ("fenced_at", "fenced_until"))
+        return f"kept out since {since}, until {until} at the latest"
+    return f"was kept out for {_took(metrics['write_stop_s'])}" if metrics.get("write_stop_s") else None
+
+
 def _show(item: dict[str, Any]) -> None:
     from segue.model.quantities import duration, size
 
@@ -187,6 +195,7 @@ def _show(item: dict[str, Any]) -> None:
             ("environment", item["environment"]),
             ("execution", f"{item['execution']} (number {item['number']})"),
             ("status", _word(item)),
+            ("application", _kept_out(item, metrics)),
             ("driven by", item["driven_by"]),
             ("started", item["started_at"]),
             ("took", _took(item["seconds"])),

@@ -220,7 +220,7 @@ class Shelter:
             if not isinstance(error, FenceLost | TargetUnreachable | KeyboardInterrupt):
                 self._let_in()
             raise
-        what = "by a command" if downtime.by_command else f"writes to {count} tables are refused"
+        what = "by a command" if downtime.by_command else f"writes to {count} table{'s' * (count != 1)} are refused"
         self._record.log(
             "fence-closed",
             f"the application is kept out ({what}) until {_moment(now.until)} at the latest",
