@@ -187,18 +187,21 @@ class Queue:
 
     def _safely(self, words: str, act: Callable[[psycopg.Connection[tuple[Any, ...]]], object]) -> None:
         try:
-            with self._session() as connection:
-                self._prepare(connection, None)
-                try:
-                    act(connection)
-                except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable, ConnectorException) as error:
-                    if not _missing(error):
-                        raise
-                    self._prepared = False  # somebody dropped them; they are made again
-                    self._prepare(connection, None)
-                    act(connection)
+            try:
+                self._act(act)
+            except (psycopg.Error, ConnectorException) as error:
+                # A kept connection that a restart of the server has ended, or tables that somebody has dropped.
+                if not (_missing(error) or _lost(error)):
+                    raise
+                self._prepared = False
+                self._act(act)
         except Exception as error:  # whoever nudges has done its work, and the workers' sweep does without
             log.warning("%s: %s", words, _said(error), extra={"action": "nudge-failed"})
+
+    def _act(self, act: Callable[[psycopg.Connection[tuple[Any, ...]]], object]) -> None:
+        with self._session() as connection:
+            self._prepare(connection, None)
+            act(connection)
 
     def _defer(self, connection: psycopg.Connection[tuple[Any, ...]], jobs: list[Job]) -> None:
         waiting = {
@@ -230,8 +233,9 @@ class Queue:
                 connection.execute(_PINNED)
             try:
                 yield connection
-            except psycopg.OperationalError:
-                connection.close()
+            except (psycopg.Error, ConnectorException) as error:
+                if _lost(error):
+                    connection.close()
                 raise
             finally:
                 if not self._kept:
@@ -372,7 +376,7 @@ class _Patient(PsycopgConnector):
             try:
                 return await call()
             except ConnectorException as error:
-                if not isinstance(error.__cause__, psycopg.OperationalError | psycopg.InterfaceError):
+                if not _lost(error):
                     raise
                 if self._leaving.is_set():
                     left = left or clock.ticks()
@@ -483,14 +487,21 @@ def _given(url: str) -> dict[str, Any]:
 
 
 def _missing(error: BaseException) -> bool:
-    found = error.__cause__ if isinstance(error, ConnectorException) else error
     return isinstance(
-        found,
-        psycopg.errors.UndefinedTable | psycopg.errors.UndefinedObject | psycopg.errors.UndefinedFunction,
+        _cause(error), psycopg.errors.UndefinedTable | psycopg.errors.UndefinedObject | psycopg.errors.UndefinedFunction
     )
 
 
+def _lost(error: BaseException) -> bool:
+    return isinstance(_cause(error), psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the driver said, where Procrastinate has wrapped it."""
+    return error.__cause__ if isinstance(error, ConnectorException) and error.__cause__ else error
+
+
 def _said(error: BaseException) -> str:
-    """Return an error's first line; Procrastinate's own words say nothing, what it came from does."""
-    found = error.__cause__ if isinstance(error, ConnectorException) and error.__cause__ else error
+    """Return the first line of what the driver said; Procrastinate's own words say nothing."""
+    found = _cause(error)
     return (str(found).strip().splitlines() or [type(found).__name__])[0]

@@ -310,7 +310,7 @@ class Worker:
 
         Nothing where it was recorded already.
         """
-        from sqlalchemy import func
+        from sqlalchemy import func, select
 
         from segue.store.tables.executions import ExecutionRow
         from segue.store.transitions import advance
@@ -320,6 +320,8 @@ class Worker:
         with contextlib.suppress(SegueError), self.store.session() as session:
             row = session.get(ExecutionRow, execution, with_for_update={"key_share": True})
             if row is None or row.status != ExecutionStatus.WAITING or row.due_at is None:
+                return
+            if row.due_at > (session.scalar(select(func.clock_timestamp())) or row.due_at):
                 return
             if isinstance(error, Busy) or error.retry is not Retry.NEVER:
                 row.waiting_for = wait.as_waiting()
