@@ -125,12 +125,12 @@ def _show(content: dict[str, Any]) -> None:
             ("execution", f"{content['execution']} ({content['plan']} in {content['environment']})"),
             ("status", content["status"]),
             ("pace", _pace(throttle) if throttle and content["driven"] else "nobody works on it now"),
-            ("because", throttle.get("reason") or None),
+            ("because", (throttle.get("reason") or None) if content["driven"] else None),
             ("latency", _latency(latency)),
             ("replicas", ", ".join(content["replicas"]) or None),
         ]
     )
-    if throttle:
+    if throttle and content["driven"]:
         output.data()
         output.table(
             ["signal", "state", "says"], [(one["name"], one["state"], one["words"]) for one in throttle["readings"]]

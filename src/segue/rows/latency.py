@@ -49,6 +49,19 @@ class Latency:
         """Stop measuring, after what is being measured."""
         self._stop.set()
 
+    def rebudget(self, settings: ThrottleSettings) -> bool:
+        """Take another budget; False when that means to measure anew, from another source or for another statistic."""
+        before = self._settings
+        if (before.latency_probe, before.latency_url) != (settings.latency_probe, settings.latency_url):
+            return False
+        if settings.latency_url is not None and _kind(settings) != _kind(before):
+            return False  # a URL is asked for one statistic
+        if not measures(settings):
+            return False
+        with self._lock:
+            self._settings, self._budget = settings, settings.budget
+        return True
+
     def reading(self, now: float, since: float) -> Reading:
         """Return how the latency is, `since` the pace last went down, compared with the budget."""
         with self._lock:
@@ -85,7 +98,7 @@ class Latency:
         return self._budget.milliseconds if self._budget is not None else None
 
     def _value(self, now: float, since: float, pending: float) -> float | None:
-        kind = self._budget.kind if self._budget is not None else USUAL
+        kind = _kind(self._settings)
         with self._lock:
             values = self._window.since(max(since, now - Window.SECONDS))
             if self._settings.latency_url is not None:
@@ -95,7 +108,7 @@ class Latency:
         return statistic(kind, values) if found is None and values and now - since > STALE else found
 
     def _judged(self, value: float) -> Reading:
-        kind = self._budget.kind if self._budget is not None else USUAL
+        kind = _kind(self._settings)
         words = f"{kind} {value:.3g} ms" if value < 100 else f"{kind} {value:.0f} ms"
         if self._budget is not None:
             side = "over" if value >= self._budget.milliseconds else "within"
@@ -126,7 +139,7 @@ class Latency:
             self._stop.wait(EVERY_SECONDS)
 
     def _chosen(self) -> Callable[[], float | None]:
-        settings, kind = self._settings, self._budget.kind if self._budget is not None else USUAL
+        settings, kind = self._settings, _kind(self._settings)
         if settings.latency_url is not None:
             url = settings.latency_url
             self.source = url
@@ -136,6 +149,15 @@ class Latency:
             return self._gauge.statements
         self.source = "probe" if settings.latency_probe is not None else "round trip"
         return lambda: self._gauge.time(settings.latency_probe)
+
+
+def measures(settings: ThrottleSettings) -> bool:
+    """Return whether these settings ask for a latency at all."""
+    return settings.budget is not None or settings.latency_url is not None or settings.latency_probe is not None
+
+
+def _kind(settings: ThrottleSettings) -> str:
+    return settings.budget.kind if settings.budget is not None else USUAL
 
 
 def fetch(url: str, kind: str) -> float:

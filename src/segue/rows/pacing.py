@@ -11,7 +11,7 @@ from segue import clock
 from segue.errors import SegueError
 from segue.model.throttling import Reading, Signals, ThrottleSettings, unreadable
 from segue.ports import Pace
-from segue.rows.latency import Latency
+from segue.rows.latency import Latency, measures
 from segue.rows.throttle import FREE, SLOWED, STOPPED, Bounds, Controller
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Pacing:
                 self._controller.begin_gently()
             self._read_at = None
             self._retuned = True
-            if measured_anew:
+            if measured_anew and not (self._latency is not None and self._latency.rebudget(new)):
                 gone, self._latency = self._latency, self._measured()
                 if gone is not None:
                     gone.close()
@@ -163,8 +163,7 @@ class Pacing:
 
     def _measured(self) -> Latency | None:
         settings = self._wanted.settings
-        named = settings.budget is not None or settings.latency_url is not None or settings.latency_probe is not None
-        return Latency(self._gauge, settings) if named and self._gauge is not None else None
+        return Latency(self._gauge, settings) if measures(settings) and self._gauge is not None else None
 
     def _look(self) -> list[Reading]:
         wanted, latency, now = self._wanted, self._latency, clock.ticks()

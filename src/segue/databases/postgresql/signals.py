@@ -51,7 +51,7 @@ _CHECKPOINTS_17 = "select num_requested from pg_catalog.pg_stat_checkpointer"
 def sample(connection: Connection) -> Sample:
     """Time a round trip, and count who works and who waits in this database."""
     began = clock.ticks()
-    connection.execute("select 1")
+    connection.execute("select pg_catalog.pg_backend_pid()")
     took = clock.ticks() - began
     row = connection.execute(
         "select count(*) filter (where wait_event_type = 'Lock'), count(*) filter (where state = 'active'), "
@@ -418,8 +418,12 @@ class _Statements:
 
     def mean(self) -> float | None:
         """Return the mean milliseconds of what ended since the last call; None when nothing did, or nobody can tell."""
-        if self._function is None and (why := self.missing()):
-            raise StepFailed(why)
+        if self._before is None:
+            if why := self.missing():
+                raise StepFailed(why)
+            # Once for the questions themselves, which the statistics know only when they have been asked.
+            self._find_foreign()
+            self._looked = -FOREIGN_SECONDS
         known = self._foreign
         self._find_foreign()
         now, before = self._totals(), self._before
@@ -445,7 +449,7 @@ class _Statements:
         return _Key(*(row or (0, 0.0)))
 
     def _find_foreign(self) -> None:
-        """Find the statements that are Segue's, or only begin and end transactions.
+        """Find the statements that are Segue's, ask the catalogs, or only begin and end transactions.
 
         Segue's are known by what its sessions ran last, and by its schema in their text. Of other roles' statements
         the text is hidden without pg_read_all_stats; none of those is Segue's.
@@ -461,7 +465,7 @@ class _Statements:
                 sql.SQL(
                     "select queryid from {}(true) where queryid is not null "
                     "and dbid = (select oid from pg_catalog.pg_database where datname = current_database()) "
-                    "and (query like '%segue.%' or lower(left(ltrim(query), 4)) "
+                    "and (query like '%segue.%' or query like '%pg_catalog.%' or lower(left(ltrim(query), 4)) "
                     "not in ('sele', 'inse', 'upda', 'dele', 'merg', 'with'))"
                 ).format(self._function)
             ).fetchall()
