@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,12 +103,12 @@ class Team:
         words = ("approve", plan, "--env", "production", "--reason", "rehearsed", *more)
         return self.segue(*words, env={"SEGUE_USER": by}).expect(code)
 
-    def approved(self, by: str = "bob") -> None:
+    def approved(self, by: str = "bob", step: str | None = None) -> None:
         """Approve the plan as it is stored, as somebody else, without a process."""
         with open_store(self.settings) as store:
             with store.session() as session:
                 seen = plans.get(session, "add-note").plan_hash
-            wanted = approvals.Wanted("add-note", "production", "rehearsed", seen)
+            wanted = approvals.Wanted("add-note", "production", "rehearsed", seen, step)
             approvals.grant(store, replace(self.settings, user=by), wiring.parts(), wanted)
 
     def revoked(self, by: str) -> None:
@@ -144,11 +145,14 @@ class Team:
     def begun(self) -> subprocess.Popen[str]:
         """Start a run, and return once it is in the middle of its rows."""
         process = self.segue.start("run", "add-note", "--env", "production")
-        limit = time.monotonic() + 30
-        while not self.value("SELECT bool_or(n = 1) FROM customers"):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        self.until(lambda: self.value("SELECT bool_or(n = 1) FROM customers"))
         return process
+
+    def until(self, seen: Callable[[], object]) -> None:
+        limit = time.monotonic() + 30
+        while not seen():
+            assert time.monotonic() < limit, self.status()
+            time.sleep(0.05)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_run_without_its_approval_touches_nothing(team: Team) -> None:
     assert team.untouched()
 
 
-def test_plan_that_was_changed_after_its_approval_touches_nothing(team: Team) -> None:
+def test_plan_that_was_changed_after_its_approval_touches_nothing_until_it_is_approved_again(team: Team) -> None:
     team.add()
     team.approved()
     team.add(PLAN.replace("A note", "Another note"))
@@ -35,6 +35,10 @@ def test_plan_that_was_changed_after_its_approval_touches_nothing(team: Team) ->
         team.go()
     assert "segue approve add-note" in caught.value.hint
     assert team.untouched()
+    assert "approvals approval-refused" in team.ledger("approvals")
+    team.approved()
+    team.go()
+    assert team.filled_once()
 
 
 def test_plan_that_was_changed_in_the_store_after_its_approval_touches_nothing(team: Team) -> None:
