@@ -671,6 +671,10 @@ class Database(Protocol):
         """
         ...
 
+    def gauge(self, url: str) -> Gauge:
+        """Return a look at a database beside whoever works there, without its lease."""
+        ...
+
     def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
         """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
 

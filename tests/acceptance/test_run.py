@@ -300,11 +300,6 @@ def test_strategy_that_is_not_there_is_refused_with_a_pointer(shop: Shop) -> Non
     assert "docs/strategies.md" in refused
 
 
-@pytest.mark.parametrize("flag", ["--promote"])
-def test_flag_that_needs_what_is_not_there_is_refused(segue: Segue, flag: str) -> None:
-    segue("run", "p", "--env", "shop", flag).expect(3)
-
-
 def test_failure_can_undo_everything(shop: Shop) -> None:
     path = shop.write(
         head("careful", "rollback: {on_failure: rollback}\n")

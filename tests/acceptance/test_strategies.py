@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import psycopg
 import pytest
 from fix_process import Segue
 from fix_shops import Shops
-from fix_targets import run_sql, until, value
+from fix_targets import Background, run_sql, until, value
 
 from segue.engine.control import MustWait
-from segue.errors import StepFailed
+from segue.errors import Blocked, Differences, StepFailed, UsageError
+from segue.services import checks, environments, rollouts, tuning
+from segue.services.executions import Options, Outcome
 
 WINDOW = """
 plan: short-break
@@ -79,6 +83,183 @@ def shop(segue: Segue, shops: Shops, debian_database: str) -> Shop:
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     _, said = process.communicate(timeout=60)
     return process.returncode, said
+
+
+# -- several targets
+
+ROLL = """
+plan: roll
+version: 1.0.0
+description: The same for each shard
+strategy: rolling
+steps:
+  - {name: label, kind: sql, sql: ALTER TABLE orders ADD label text, reverse: ALTER TABLE orders DROP label}
+  - {name: all-there, kind: validate, needs: [label], query: SELECT count(*) FROM orders, scalar: 1, blocking: false}
+"""
+
+
+class Shards:
+    """Databases of one kind, each an environment, in the order of their names."""
+
+    def __init__(self, segue: Segue, shops: Shops, make: Callable[[], str]) -> None:
+        self.segue, self.shops = segue, shops
+        self.urls = {name: make() for name in ("c-first", "a-second", "b-third")}
+        self.names = list(self.urls)
+        for name, url in self.urls.items():
+            run_sql(url, "CREATE TABLE orders (id int PRIMARY KEY, n int)", "INSERT INTO orders VALUES (1, 0)")
+            shops.open(name, url)
+
+    def write(self, text: str = ROLL) -> Path:
+        path = self.segue.folder / "plan.yaml"
+        path.write_text(text)
+        return path
+
+    def roll(self) -> list[Outcome]:
+        """Run the plan on all of them, here."""
+        shops = self.shops
+        return rollouts.run(shops.store, shops.settings, shops.parts, "roll", self.names, Options())
+
+    def labelled(self) -> list[str]:
+        """Return where the plan has taken effect."""
+        query = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'label'"
+        return [name for name, url in self.urls.items() if value(url, query)]
+
+
+@pytest.fixture
+def shards(segue: Segue, shops: Shops, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Shards:
+    monkeypatch.setattr("segue.services.following.CALM_SECONDS", 0.5)
+    return Shards(segue, shops, new_database)
+
+
+def test_a_rolling_plan_takes_its_targets_one_after_the_other_in_the_order_given(shards: Shards) -> None:
+    named = [word for name in shards.names for word in ("--env", name)]
+    done = shards.segue("run", shards.write(), *named, "--json").expect(0).json
+    ran = done["executions"]
+    assert [item["environment"] for item in ran] == shards.names
+    assert {item["status"] for item in ran} == {"completed"}
+    for before, after in pairwise(ran):
+        assert before["completed_at"] < after["started_at"]
+    again = shards.segue("run", "roll", *named).expect(0)
+    assert again.stderr.count("is completed already") == 3
+
+
+def test_the_first_failure_ends_a_rollout_and_says_what_is_where(shards: Shards) -> None:
+    shards.shops.add(ROLL.replace(", blocking: false", ""))
+    run_sql(shards.urls["a-second"], "INSERT INTO orders VALUES (2, 0)")
+    with pytest.raises(Differences) as caught:
+        shards.roll()
+    words = [line.split(" (")[0] for line in caught.value.details[-3:]]
+    assert words == ["c-first: completed", "a-second: failed", "b-third: not begun"]
+    run_sql(shards.urls["a-second"], "DELETE FROM orders WHERE id = 2")
+    assert [one.nothing_to_do for one in shards.roll()] == [True, False, False]
+    assert shards.labelled() == shards.names
+
+
+def test_a_validation_that_only_warns_holds_the_others_back(shards: Shards) -> None:
+    shards.shops.add(ROLL)
+    run_sql(shards.urls["c-first"], "INSERT INTO orders VALUES (2, 0)")
+    with pytest.raises(Blocked, match=r'1 validations .* failed in "c-first"') as caught:
+        shards.roll()
+    assert caught.value.details[0] == 'step "all-there": found 2, expected 1'
+    assert shards.labelled() == ["c-first"]
+
+
+def test_nobody_follows_while_the_target_before_is_not_calm(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segue.services.following.PATIENCE", 0.5)
+    shards.shops.add(ROLL)
+    with shards.shops.store.session() as session:
+        row = environments.get(session, "c-first")
+        tuning.tune_environment(session, row, {"lock_waiters": 0}, actor="tester")
+    url = shards.urls["c-first"]
+    run_sql(url, "CREATE TABLE other (id int)")
+    with psycopg.connect(url) as holder:
+        holder.execute("LOCK TABLE public.other")
+        waiting = Background(lambda: run_sql(url, "SELECT count(*) FROM other"))
+        until(lambda: value(url, "SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        with pytest.raises(MustWait, match='"c-first" is not calm'):
+            shards.roll()
+        assert shards.labelled() == ["c-first"]
+    waiting.result()
+    shards.roll()
+    assert shards.labelled() == shards.names
+
+
+def test_shards_handed_over_follow_each_other(shards: Shards) -> None:
+    shops = shards.shops
+    shops.add(ROLL)
+    ids = [
+        one.execution
+        for one in rollouts.hand_over(shops.store, shops.settings, shops.parts, "roll", shards.names, Options())
+    ]
+    with pytest.raises(MustWait, match="waits until execution"):
+        shops.drive(ids[1])
+    assert shards.labelled() == []
+    for number, identity in enumerate(ids):
+        shops.drive(identity)
+        assert shards.labelled() == shards.names[: number + 1]
+
+
+def test_handed_over_nobody_follows_what_failed_its_validation(shards: Shards) -> None:
+    shops = shards.shops
+    shops.add(ROLL)
+    run_sql(shards.urls["c-first"], "INSERT INTO orders VALUES (2, 0)")
+    ids = [
+        one.execution
+        for one in rollouts.hand_over(shops.store, shops.settings, shops.parts, "roll", shards.names, Options())
+    ]
+    shops.drive(ids[0])
+    with pytest.raises(Blocked, match="no other environment follows"):
+        shops.drive(ids[1])
+    assert shops.status(ids[1])["status"] == "failed"
+    with pytest.raises(Blocked, match="is failed"):
+        shops.drive(ids[2])
+
+
+def test_several_targets_are_for_a_plan_that_asks_for_them(shards: Shards) -> None:
+    both = ("--env", "c-first", "--env", "a-second")
+    refused = shards.segue("run", shards.write(ROLL.replace("rolling", "online")), *both).expect(64)
+    assert "for one environment at a time" in refused.stderr
+    assert "--promote" in refused.stderr
+    assert shards.labelled() == []
+
+
+@pytest.mark.parametrize("second", ["c-first", "same"])
+def test_no_target_is_taken_twice(shards: Shards, second: str) -> None:
+    shops = shards.shops
+    shops.open("same", shards.urls["c-first"])
+    for name in ("c-first", "same"):
+        checks.check(shops.store, shops.settings, shops.parts, name)
+    shops.add(ROLL)
+    shards.names = ["c-first", second]
+    with pytest.raises(UsageError, match=r"named twice|the same database"):
+        shards.roll()
+    assert shards.labelled() == []
+
+
+def test_a_promotion_names_its_environments_itself(shards: Shards) -> None:
+    shards.segue("run", shards.write(), "--promote", "--env", "c-first").expect(64)
+    assert "promotion order" in shards.segue("run", "roll", "--promote").expect(64).stderr
+
+
+def test_a_promotion_walks_to_production_and_waits_there_for_an_approval(shards: Shards) -> None:
+    shops = shards.shops
+    for place, (name, kind) in enumerate({"c-first": "staging", "a-second": "production"}.items()):
+        with shops.store.session() as session:
+            row = environments.get(session, name)
+            row.type, row.promotion_order = kind, place
+    plan = shards.write(ROLL.replace("strategy: rolling\n", ""))
+    waiting = shards.segue("run", plan, "--promote").expect(3)
+    assert "segue approve roll --env a-second" in waiting.stderr
+    assert "c-first: completed" in waiting.stderr
+    assert shards.labelled() == ["c-first"]
+    approve = ("approve", "roll", "--env", "a-second", "--reason", "staging is fine")
+    shards.segue(*approve, env={"SEGUE_USER": "somebody"}).expect(0)
+    done = shards.segue("run", "roll", "--promote", "--json").expect(0).json
+    assert [(item["environment"], item["nothing_to_do"]) for item in done["executions"]] == [
+        ("c-first", True),
+        ("a-second", False),
+    ]
+    assert shards.labelled() == ["c-first", "a-second"]
 
 
 # -- maintenance windows

@@ -12,7 +12,7 @@ from segue.cli import output
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
-from segue.errors import Blocked, Retry, SegueError, UsageError
+from segue.errors import Retry, SegueError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,10 @@ class Seen(StrEnum):
     NOT_DONE = "not-done"
 
 
-Environment = Annotated[str | None, typer.Option("--env", "-e", help="The environment.", show_default=False)]
+Environments = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", help="The environment; several for a rolling plan, in order.", show_default=False),
+]
 Execution = Annotated[
     str | None,
     typer.Argument(help="The execution, or the beginning of its id; by default the latest.", show_default=False),
@@ -54,7 +57,7 @@ Resolve = Annotated[
 @app.command()
 def run(
     plan: Annotated[str, typer.Argument(help="A stored plan's name, or a file (- reads stdin).", show_default=False)],
-    environment: Environment = None,
+    environments: Environments = None,
     resume_: Annotated[bool, typer.Option("--resume", help="Only go on with an unfinished execution.")] = False,
     accept_drift: AcceptDrift = False,
     resolve: Resolve = None,
@@ -81,17 +84,21 @@ def run(
     is missing or a window is closed, the execution waits: run again, or --wait for it here, or --detach to leave it to
     the workers.
 
+    Several environments, of a rolling plan or with --promote, come one after the other: each when the one before is
+    completed, its validations have passed, and its target is calm.
+
     Examples:
         segue run add-full-name.yaml --env staging
         segue run add-full-name --env production --detach --wait
+        segue run add-full-name --promote
     """
-    if promote:
-        raise Blocked(
-            "--promote needs approvals between environments, which this version does not have",
-            hint="leave out --promote",
-        )
-    if environment is None:
+    if promote and environments:
+        raise UsageError("--promote names the environments itself", hint="leave out --env, or --promote")
+    if not promote and not environments:
         raise UsageError("no environment is named", hint="add --env NAME; `segue env list` shows the environments")
+    if (promote or len(environments or []) > 1) and (resume_ or resolve):
+        word = "--resume" if resume_ else "--resolve"
+        raise UsageError(f"{word} is about one environment", hint="name the one with --env; then run all of them again")
     tuning = checked_limits(
         {"latency_budget": latency_budget, "latency_probe": latency_probe, "latency_url": latency_url}
     )
@@ -105,8 +112,8 @@ def run(
 
         checked = plans.check(*plans.read_source(plan), wiring.parts())
 
-    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
-        from segue.services import executions
+    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome | list[Outcome]:
+        from segue.services import executions, rollouts
 
         name = plan
         if checked is not None:
@@ -114,6 +121,15 @@ def run(
             with store.session() as session:
                 plans.add(session, settings, checked)
         options = _options(resume_, accept_drift, resolve, at=at, outside_window=outside_window, tuning=tuning)
+        if promote or len(environments or []) > 1:
+            with store.session() as session:
+                names = rollouts.promotion(session) if promote else list(environments or [])
+                if not promote:
+                    rollouts.check(session, name)
+            if detach:
+                return rollouts.hand_over(store, settings, parts, name, names, options)
+            return rollouts.run(store, settings, parts, name, names, options, watch)
+        (environment,) = environments or []
         if detach:
             return executions.hand_over(store, settings, parts, name, environment, options)
         return executions.run(store, settings, parts, name, environment, options, watch)
@@ -228,25 +244,30 @@ def _work(work: Any, *, already: str, detach: bool, wait: bool) -> None:
                 outcome = (
                     _repeated(work, store, settings, parts, watch) if wait else work(store, settings, parts, watch)
                 )
+                outcomes = outcome if isinstance(outcome, list) else [outcome]
                 if detach and wait:
-                    executions.follow(store, outcome.execution, watch)
+                    for one in outcomes:
+                        executions.follow(store, one.execution, watch)
             except SegueError as error:
                 if error.retry is not Retry.NEVER and not error.hint:
                     error.hint = "run again to go on"
                 raise
         with store.session() as session:
-            content = executions.describe(session, executions.find(session, outcome.execution))
-            if detach and not wait and not outcome.nothing_to_do:
-                output.say(executions.handed_words(session, outcome.execution))
+            contents = [executions.describe(session, executions.find(session, one.execution)) for one in outcomes]
+            for one in outcomes:
+                if detach and not wait and not one.nothing_to_do:
+                    output.say(executions.handed_words(session, one.execution))
+    shown = [{"nothing_to_do": one.nothing_to_do, **content} for one, content in zip(outcomes, contents, strict=True)]
     if output.as_json():
-        output.document({"ok": True, "nothing_to_do": outcome.nothing_to_do, **content})
+        output.document({"ok": True, **({"executions": shown} if isinstance(outcome, list) else shown[0])})
         return
-    if outcome.nothing_to_do:
-        output.say(f'plan "{content["plan"]}" in "{content["environment"]}" {already}')
-    output.data(
-        f"{content['execution']}  {content['plan']}  {content['environment']}  {content['status']}"
-        f"  {content['steps_completed']}/{content['steps_total']} steps"
-    )
+    for content in shown:
+        if content["nothing_to_do"]:
+            output.say(f'plan "{content["plan"]}" in "{content["environment"]}" {already}')
+        output.data(
+            f"{content['execution']}  {content['plan']}  {content['environment']}  {content['status']}"
+            f"  {content['steps_completed']}/{content['steps_total']} steps"
+        )
     sys.stdout.flush()
 
 

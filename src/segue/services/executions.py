@@ -242,8 +242,12 @@ def drive(
             raise
         if wait is not None:
             _set_waiting(session, settings, row, wait)
+        # What has been driven before is past its beginning.
+        after = row.after_execution if direction == FORWARD and seen is None else None
     if wait is not None:
         raise wait
+    if after is not None:
+        _follow_on(store, settings, parts, execution, after)
     _drive(
         store,
         settings,
@@ -259,6 +263,21 @@ def drive(
         handed_over=True,
     )
     return Outcome(execution)
+
+
+def _follow_on(store: Store, settings: Settings, parts: Parts, execution: str, after: str) -> None:
+    """Raise MustWait while the target of the execution before is not calm, Blocked when that one did not go well."""
+    from segue.services import following
+
+    try:
+        following.ready(store, settings, parts, after, patience=following.CALM_SECONDS)
+    except MustWait as wait:
+        with store.session() as session:
+            _set_waiting(session, settings, find(session, execution), wait)
+        raise
+    except SegueError as error:
+        _fail(store, settings, execution, error)
+        raise
 
 
 def due(session: Session, *, limit: int = 100) -> list[str]:
@@ -667,7 +686,8 @@ def _check_dependencies(session: Session, plan: Plan, environment: str, since: d
             )
 
 
-def _latest(session: Session, plan_id: str, environment: str) -> ExecutionRow | None:
+def latest_of(session: Session, plan_id: str, environment: str) -> ExecutionRow | None:
+    """Return the last execution of a plan in an environment, None where it was never run."""
     from sqlalchemy import select
 
     from segue.store.tables.executions import ExecutionRow
@@ -708,7 +728,7 @@ def _chosen(
         _check_policy(plan, parts)
         _check_schema(plan, environment, env_row.schema_name)
         _check_dependencies(session, plan, env_row.id, since)
-        earlier = _latest(session, plan_row.id, env_row.id)
+        earlier = latest_of(session, plan_row.id, env_row.id)
         if options.resume and (earlier is None or earlier.status not in UNFINISHED):
             raise UsageError(
                 f'there is no unfinished execution of "{plan_name}" in "{environment}" to resume',

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
     from segue.model.probe import Probe
-    from segue.ports import Target
+    from segue.ports import Gauge, Target
 
 
 class PostgreSQL:
@@ -60,6 +60,13 @@ class PostgreSQL:
         from segue.databases.postgresql.target import PostgresTarget
 
         return PostgresTarget.join(url, execution=execution, holder=holder, fence=fence, schema=schema)
+
+    def gauge(self, url: str) -> Gauge:
+        """Look at a database beside whoever works there."""
+        from segue.databases.postgresql.signals import Gauge
+
+        # Not as sessions of a lease are called: whoever takes that ends those.
+        return Gauge(url, application="segue-look", schema="public")
 
     def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
         """Take Segue's schema out of a database."""
