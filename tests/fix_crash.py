@@ -1,0 +1,76 @@
+"""A process that runs command lines and can be killed at any journal point: for tests of what comes after."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DRIVER = Path(__file__).parent / "crash" / "driver.py"
+
+Place = tuple[str, int]
+
+
+class Crasher:
+    """Runs `segue` in copies of one process, each killed with -9 at the place where it is told."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._driver = subprocess.Popen(
+            [sys.executable, str(DRIVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environ},
+        )
+
+    def __call__(self, *arguments: str | Path, kill: Place | None = None) -> dict[str, Any]:
+        """Run a command; return its `status` (-9 when it was killed), its `points` and its `output`."""
+        assert self._driver.stdin is not None
+        assert self._driver.stdout is not None
+        point, occurrence = kill or (None, 1)
+        self._driver.stdin.write(json.dumps([[str(word) for word in arguments], point, occurrence]) + "\n")
+        self._driver.stdin.flush()
+        return dict(json.loads(self._driver.stdout.readline()))
+
+    def execution(self, environment: str) -> dict[str, Any]:
+        """Return the execution in an environment, as `segue status` shows it."""
+        found = json.loads(self("status", "--all", "--json")["output"])["executions"]
+        return next(item for item in found if item["environment"] == environment)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._driver.stdin is not None
+        with self._driver:
+            self._driver.stdin.close()
+
+
+def places(points: list[str], wanted: Callable[[str], bool] = lambda point: True) -> list[Place]:
+    """Return where to kill: every point, of those that come in numbers the first two and the last."""
+    counted = Counter(point for point in points if wanted(point))
+    return [
+        (name, occurrence)
+        for name, count in counted.items()
+        for occurrence in range(1, count + 1)
+        if not name.startswith(("chunk-", "batch-", "job-written")) or occurrence in (1, 2, count)
+    ]
+
+
+@pytest.fixture
+def new_crasher() -> Iterator[Callable[..., Crasher]]:
+    """Give a function that starts a crasher with these variables; all of them are ended afterwards."""
+    made: list[Crasher] = []
+
+    def make(**environ: str) -> Crasher:
+        made.append(Crasher(environ))
+        return made[-1]
+
+    yield make
+    for crasher in made:
+        crasher.close()
