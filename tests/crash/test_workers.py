@@ -26,7 +26,7 @@ from psycopg import conninfo
 from segue import settings as loader
 from segue import wiring
 from segue.embedded import Cluster
-from segue.errors import TargetUnreachable
+from segue.errors import ExitCode, TargetUnreachable
 from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType
 from segue.services import environments, executions, plans
@@ -239,6 +239,13 @@ class Site:
                 stderr=log,
             )
 
+    def restart_ended(self) -> None:
+        """Start again, as a supervisor does, those that could not reach the store when they began."""
+        for name, process in list(self.crew.items()):
+            if process.poll() is not None:
+                assert process.returncode == ExitCode.UNREACHABLE
+                self.start(name)
+
     def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return rows(self.servers["store"].url(), query, *parameters)
 
@@ -401,7 +408,7 @@ def test_two_workers_come_through_a_kill_cuts_and_restarts(new_site: Callable[[i
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_workers_come_through_whatever_happens(new_site: Callable[[int, str], Site]) -> None:
-    site = new_site(20_000, "40ms")
+    site = new_site(40_000, "40ms")
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -430,12 +437,14 @@ def test_four_workers_come_through_whatever_happens(new_site: Callable[[int, str
         for _ in range(14):
             chance.choice(happenings)()
             time.sleep(chance.uniform(1, 4))
+            site.restart_ended()
         for thread in frozen:
             thread.join()
         if round_ == 0:
             site.start("worker-three")
             site.start("worker-four")
     print(site.statuses())
+    site.restart_ended()
     site.wait(240)
     site.stop()
     site.judge()
