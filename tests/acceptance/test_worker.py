@@ -19,6 +19,7 @@ import pytest
 from fix_process import Segue
 from fix_targets import rows, run_sql, terminate, until, value
 from prometheus_client.parser import text_string_to_metric_families
+from psycopg import conninfo
 
 from segue import clock, wiring
 from segue.errors import TargetUnreachable
@@ -62,6 +63,7 @@ steps:
     set: {n: n + 1}
     batch: {size: 20, max: 20}
     pause: 30ms
+    workers: 4
     reverse:
       set: {n: n - 1}
 """
@@ -102,6 +104,10 @@ class Yard:
 
     def worker(self, *options: str) -> subprocess.Popen[str]:
         return self.segue.start("worker", *options)
+
+    def describe(self, execution: str) -> dict[str, Any]:
+        with self.store.session() as session:
+            return executions.describe(session, executions.find(session, execution))
 
     def status(self, execution: str) -> str:
         with self.store.session() as session:
@@ -234,6 +240,37 @@ def test_limit_of_nothing_begins_nothing_until_it_is_lifted(yard: Yard) -> None:
     assert yard.ledger("limits") == ["limit-set", "limit-set", "limit-removed"]
     yard.segue("store", "limit", "--slots", "-1").expect(64)
     yard.segue("store", "limit", "--slots", "many").expect(64)
+
+
+def test_copy_slots_on_one_database_are_limited(yard: Yard) -> None:
+    yard.environment("free")
+    yard.environment("narrow", max_slots=1)
+    processes = [yard.worker(), yard.worker()]
+    found = [yard.hand_over(yard.plan(FILL, name), name) for name in ("free", "narrow")]
+    seen: dict[str, set[int]] = {"free": set(), "narrow": set()}
+    while not all(yard.status(execution) == "completed" for execution in found):
+        slots = [entry for item in yard.workers() for entry in item["doing"] if entry["queue"] == "slots"]
+        for name, counts in seen.items():
+            counts.add(sum(entry["environment"] == name for entry in slots))
+    for process in processes:
+        stop(process)
+    assert max(seen["free"]) == 3  # the driver labours too
+    assert max(seen["narrow"]) == 1
+    for name in seen:
+        assert rows(yard.urls[name], "select n, count(*) from account group by n") == [(1, 2000)]
+
+
+def test_target_that_cannot_be_had_is_tried_again_or_fails_with_the_reason(yard: Yard) -> None:
+    yard.environment("away", "postgresql://127.0.0.1:1/nowhere")
+    locked = conninfo.make_conninfo(yard.environment("shop") and yard.urls["shop"], user="nobody_there")
+    yard.environment("refused", locked)
+    away, refused = (yard.hand_over(yard.plan(COUNT), name) for name in ("away", "refused"))
+    process = yard.worker()
+    yard.wait(refused, status="failed")
+    until(lambda: (yard.describe(away)["waiting_for"] or {}).get("kind") == "target")
+    assert yard.describe(away)["due_at"] > clock.now()
+    assert "nobody_there" in yard.describe(refused)["error"]["message"]
+    stop(process)
 
 
 @pytest.mark.slow

@@ -64,14 +64,14 @@ def change(session: Session, settings: Settings, wanted: Mapping[WorkQueue, int 
 
 
 def hold(session: Session) -> None:
-    """Let nobody else look whether there is room until this transaction ends. Raises Busy after ten seconds."""
+    """Let nobody else look whether there is room until this transaction ends. Raises Busy after five seconds."""
     from sqlalchemy import text
 
     # A process that is stopped right here would keep all workers from all work; the server ends its session instead.
     session.execute(
         text(
-            "SELECT set_config('lock_timeout', '10s', true),"
-            " set_config('idle_in_transaction_session_timeout', '5s', true)"
+            "SELECT set_config('lock_timeout', '5s', true),"
+            " set_config('idle_in_transaction_session_timeout', '3s', true)"
         )
     )
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

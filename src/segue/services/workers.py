@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -150,6 +149,8 @@ class Worker:
     # -- the main thread
 
     def _work(self) -> None:
+        import asyncio
+
         threads = [
             threading.Thread(target=run, name=name, daemon=True)
             for run, name in ((self._beat, "segue heartbeat"), (self._sweep, "segue sweep"))
@@ -165,6 +166,8 @@ class Worker:
                 thread.join(timeout=10)
 
     async def _serve(self) -> None:
+        import asyncio
+
         from segue.engine import queue
 
         loop = asyncio.get_running_loop()
