@@ -393,11 +393,18 @@ class ChunkWriter(Protocol):
         """See `ChunkedWork.cut`."""
         ...
 
-    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> Chunk:
+    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
         """Do a range of a batch and record it in one transaction; with the `last` one the batch is done.
 
         Raises ChunkTooSlow when the range must be made smaller; BatchLost when another labourer has the batch;
         OutcomeUnknown when the connection was lost.
+        """
+        ...
+
+    def write_all(self, batches: Sequence[Batch]) -> bool:
+        """Do several small batches, of one lane each and untouched so far, in one transaction.
+
+        False when that was rolled back, for whatever reason: each is to be done by itself. Raises OutcomeUnknown.
         """
         ...
 

@@ -23,7 +23,7 @@ BEAT_SECONDS = 1.0
 NAP_SECONDS = 0.5
 # Short batches are claimed together: as many as take about this long, at most so many.
 CLAIM_SECONDS = 0.2
-MOST_CLAIMED = 16
+MOST_CLAIMED = 32
 
 
 class Labourer:
@@ -80,10 +80,11 @@ class Labourer:
 
     def _most(self) -> int:
         """Return how many batches to claim at a time: several where they are short, else one."""
-        return max(1, min(MOST_CLAIMED, int(CLAIM_SECONDS / max(self._seconds, 0.001))))
+        time = min(CLAIM_SECONDS, self._shared.seconds / 2)
+        return max(1, min(MOST_CLAIMED, int(time / max(self._seconds, 0.001))))
 
     def _do_all(self, held: list[Batch]) -> None:
-        left = list(held)
+        left = self._do_together(held)
         try:
             while left and self._may_go_on():
                 began = clock.ticks()
@@ -95,14 +96,33 @@ class Labourer:
                 if not finished:
                     break
                 left.pop(0)
-                self.finished += 1
-                self._seconds += 0.3 * (clock.ticks() - began - self._seconds)
-                self._woke()
+                self._ended(1, clock.ticks() - began)
         except (StepFailed, LockNotGranted) as error:
             self._writer.fail(left.pop(0), error.as_json())
             self._give_back(left)
             raise
         self._give_back(left)
+
+    def _do_together(self, held: list[Batch]) -> list[Batch]:
+        """Do small batches in one transaction, if they are; return what is left to be done."""
+        # A pause after each, and chunks no larger than a plan allows, are promises.
+        if len(held) < 2 or self._shared.pause or sum(batch.keys for batch in held) > self._shared.largest:
+            return list(held)
+        if any(batch.token > 1 or batch.lane is not None or batch.lanes > 1 for batch in held):
+            return list(held)
+        began = clock.ticks()
+        if not self._writer.write_all(held):
+            self._seconds = CLAIM_SECONDS
+            return list(held)
+        took = clock.ticks() - began
+        self._ended(len(held), took)
+        self._rest(took)
+        return []
+
+    def _ended(self, count: int, seconds: float) -> None:
+        self.finished += count
+        self._seconds += 0.3 * (seconds / count - self._seconds)
+        self._woke()
 
     def _give_back(self, batches: list[Batch]) -> None:
         if batches:

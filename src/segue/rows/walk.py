@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEYS_IN_A_LANE = 16
 # Work for about so long lies ready for each labourer, in at most so many batches.
 AHEAD_SECONDS = 0.3
-MOST_AHEAD = 24
+MOST_AHEAD = 32
 # How often the driver looks at the batches when nobody here wakes it, and at most.
 LOOK_SECONDS = 0.1
 RUSH_SECONDS = 0.005

@@ -150,7 +150,7 @@ class Writer:
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
         return self.table.cut(after, size, until)
 
-    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> Chunk:
+    def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
         table = self.table
         if table.trouble:
             time.sleep(0.0001)  # lets others in, who may take the batch away
@@ -179,7 +179,20 @@ class Writer:
             )
             if chance > 1 - table.trouble * 0.3:
                 raise OutcomeUnknown("lost after the commit")
-            return chunk
+
+    def write_all(self, batches: Sequence[Batch]) -> bool:
+        with self.table.lock:
+            if self.table.random.random() < 2 * self.table.trouble:
+                return False
+            for batch in batches:
+                now = self.table.batches[batch.number]
+                if (now.state, now.token, now.owner) != ("claimed", batch.token, self.owner):
+                    return False
+            trouble, self.table.trouble = self.table.trouble, 0
+            for batch in batches:
+                self.write(batch, Cut(batch.after, batch.until, batch.keys, last=False), last=True, fits=None)
+            self.table.trouble = trouble
+            return True
 
     def give_back(self, batches: Sequence[Batch]) -> None:
         with self.table.lock:

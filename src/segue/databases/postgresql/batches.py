@@ -140,7 +140,7 @@ with chunk as (
     values (%(execution)s, %(step)s, %(direction)s, nextval('segue.chunk_number'), %(batch)s, %(after)s, %(until)s,
         %(lane)s, %(lanes)s, %(keys)s, %(rows)s, extract(epoch from clock_timestamp() - now()) * 1000, %(owner)s,
         %(fence)s)
-    returning number, milliseconds
+    returning milliseconds
 ), batch as (
     update segue.batch as b
     set written = b.written + %(keys)s, rows = b.rows + %(rows)s, milliseconds = b.milliseconds + c.milliseconds,
@@ -151,8 +151,40 @@ with chunk as (
     from chunk as c
     where {_OF_WORK} and b.number = %(batch)s
 )
-select c.number, c.milliseconds, w.state = 'open' and w.fence = %(fence)s, w.duty, w.workers, w.reason
+select w.state = 'open' and w.fence = %(fence)s, w.duty, w.workers, w.reason
 from chunk as c left join segue.work as w on {_WORK}
+"""  # noqa: S608  texts of this module
+
+# The same for several batches at once, each of which is one chunk.
+_HOLD_ALL = f"""
+select from segue.lease as l, segue.batch as b, unnest(%(batches)s::integer[], %(tokens)s::bigint[]) as m (batch, token)
+where l.role = 'fence' and l.execution = %(execution)s and l.fence = %(fence)s
+    and {_OF_WORK} and b.number = m.batch and b.token = m.token and b.owner = %(owner)s and b.state = 'claimed'
+order by b.number
+for share of l for no key update of b
+"""
+
+_RECORD_ALL = f"""
+with done as materialized (
+    select m.batch, m.rows, b.after, b.until, b.keys,
+        (extract(epoch from clock_timestamp() - now()) * 1000 / %(count)s)::integer as milliseconds
+    from segue.batch as b, unnest(%(batches)s::integer[], %(rows)s::bigint[]) as m (batch, rows)
+    where {_OF_WORK} and b.number = m.batch
+), chunk as (
+    insert into segue.chunk
+        (execution, step, direction, number, batch, after, until, keys, rows, milliseconds, worker, fence)
+    select %(execution)s, %(step)s, %(direction)s, nextval('segue.chunk_number'), d.batch, d.after, d.until,
+        d.keys, d.rows, d.milliseconds, %(owner)s, %(fence)s
+    from done as d
+), batch as (
+    update segue.batch as b
+    set written = d.keys, rows = d.rows, milliseconds = d.milliseconds, slowest = d.milliseconds,
+        slowest_keys = d.keys, state = 'done', done_at = clock_timestamp()
+    from done as d
+    where {_OF_WORK} and b.number = d.batch
+)
+select w.state = 'open' and w.fence = %(fence)s, w.duty, w.workers, w.reason
+from (select) as one left join segue.work as w on {_WORK}
 """  # noqa: S608  texts of this module
 
 _LEAVE = f"delete from segue.labourer where {_WORK} and owner = %(owner)s"  # noqa: S608  texts of this module
@@ -396,15 +428,24 @@ class Claims:
         """Hold fence and batch for this transaction, if they are ours: then there is a row."""
         return self._execute(_HOLD, batch=batch.number, token=batch.token)
 
+    def hold_all(self, batches: Sequence[Batch]) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Hold fence and batches for this transaction; there is a row for each that is ours."""
+        numbers, tokens = [batch.number for batch in batches], [batch.token for batch in batches]
+        return self._execute(_HOLD_ALL, batches=numbers, tokens=tokens)
+
     def record(self, **values: Any) -> psycopg.Cursor[tuple[Any, ...]]:
         """Write down a chunk and what it means for its batch."""
         return self._execute(_RECORD, **values)
 
-    def recorded(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> tuple[int, int]:
-        """Take note of how we stand; return the chunk's number and milliseconds."""
-        ((number, milliseconds, *standing),) = cursor.fetchall()
+    def record_all(self, batches: Sequence[Batch], rows: Sequence[int]) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Write down that these batches are done, each in one chunk with so many rows."""
+        numbers = [batch.number for batch in batches]
+        return self._execute(_RECORD_ALL, batches=numbers, rows=list(rows), count=len(numbers))
+
+    def recorded(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        """Take note of how we stand."""
+        (standing,) = cursor.fetchall()
         self.standing = _standing(standing, self.standing.rank)
-        return number, milliseconds
 
     def whose(self) -> Exception | None:
         """Return FenceLost when that is why nothing could be held, else None: then the batch is lost."""
