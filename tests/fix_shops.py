@@ -45,6 +45,11 @@ class Shops:
             plans.add(session, self.settings, checked)
         return checked.plan.plan
 
+    def seen(self, plan: str) -> str:
+        """Return the hash of a stored plan, as somebody who approves it has seen it."""
+        with self.store.session() as session:
+            return plans.get(session, plan).plan_hash
+
     def run(
         self, plan: str, env: str = "shop", watch: Callable[[Event], None] = nobody, **options: Any
     ) -> executions.Outcome:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,8 @@ from fix_shops import Shops
 from fix_targets import Background, run_sql, until, value
 
 from segue.engine.control import MustWait
-from segue.errors import Blocked, Differences, StepFailed, UsageError
-from segue.services import checks, environments, rollouts, tuning
+from segue.errors import Blocked, Differences, SafelyUndone, StepFailed, UsageError
+from segue.services import approvals, checks, environments, rollouts, tuning
 from segue.services.executions import Options, Outcome
 
 WINDOW = """
@@ -33,6 +36,9 @@ MORE"""
 #: Holds the run inside its window until the test lets it go on.
 LATCH = "  - {name: latch, kind: wait, condition: {query: SELECT n FROM orders, scalar: 7}, every: 200ms}\n"
 TYPE = "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'n'"
+
+
+UPDATE = "'UPDATE orders SET n = 3'"
 
 
 class Shop:
@@ -291,6 +297,31 @@ def test_whoever_stops_a_window_gets_everything_undone(shop: Shop, how: str) -> 
     assert shop.type() == "integer"
     assert not shop.shut()
     assert shop.shops.status()["status"] == "rolled-back"
+
+
+def test_a_window_whose_approval_is_taken_back_is_undone(shop: Shop) -> None:
+    shops = shop.shops
+    with shops.store.session() as session:
+        environments.get(session, "shop").type = "production"
+    plan = shops.add(shop.plan(LATCH).read_text())
+    boss = replace(shops.settings, user="boss")
+    seen = shops.seen(plan)
+    approvals.grant(shops.store, boss, shops.parts, approvals.Wanted(plan, "shop", reason="go", seen=seen))
+    work = Background(lambda: shops.run(plan))
+    until(lambda: shop.type() == "bigint")
+    approvals.revoke(shops.store, boss, plan, "shop", None, "stop")
+    with pytest.raises(SafelyUndone):
+        work.result()
+    assert shop.type() == "integer"
+    assert not shop.shut()
+
+
+def test_a_script_of_the_users_passes_the_fence(shop: Shop) -> None:
+    script = "import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'], autocommit=True).execute(WHAT)"
+    words = {"command": [sys.executable, "-c", script.replace("WHAT", UPDATE)], "reverse": {"command": ["true"]}}
+    text = json.dumps({"name": "fill", "kind": "script", "type": "data-migration", **words})
+    shop.shops.run(shop.shops.add(shop.plan(f"  - {text}\n").read_text()))
+    assert value(shop.url, "SELECT n FROM orders") == 3
 
 
 def test_a_step_that_needs_an_approval_keeps_nobody_out(shop: Shop) -> None:

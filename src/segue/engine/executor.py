@@ -231,9 +231,14 @@ class Executor:
         self.shelter.boundary()
 
     def _gate(self) -> None:
-        # While the application is kept out, that time counts, and no other window.
-        if not self.shelter.closed:
+        try:
             self.work.gates.boundary()
+        except (MustWait, TargetUnreachable) as error:
+            # While the application is kept out that time counts, and no other window; a person's word does.
+            if not self.shelter.closed:
+                raise
+            if isinstance(error, MustWait) and error.kind == "approval":
+                raise CancelRequested(error.message, hint=error.hint) from error
 
     # -- the two ways
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue import clock
-from segue.engine import journal
+from segue.engine import journal, scripts
 from segue.engine.control import CancelRequested, MustWait
 from segue.errors import CannotTell, DriftFound, FenceLost, SegueError, StepFailed, TargetUnreachable
 from segue.model.quantities import duration
@@ -40,8 +38,6 @@ RECOVERY_SECONDS = 30.0
 RECOVERIES = 5
 #: How often the command that lets the application in is tried: while it fails, nobody gets in.
 OPENINGS = 3
-#: What of a command's output is quoted.
-QUOTED = 2000
 
 
 class WindowOver(CancelRequested):
@@ -362,49 +358,32 @@ class Shelter:
                 return
 
     def _call(self, command: Sequence[str], timeout: float) -> None:
-        """Run a command of the user's to its end; raises StepFailed with what it said."""
+        """Run a command of the user's to its end; raises StepFailed with what it said.
+
+        It ends with this process: one that went on alone could shut out an application that was let in meanwhile.
+        """
         name = command[0]
-        variables = {key: value for key, value in os.environ.items() if key not in ("SEGUE_KEY", "SEGUE_STORE")}
         hint = "correct the command in the plan's `fence`; it may be called again at any time"
-        # What a command leaves running must not hold a pipe open: its output goes into a file.
-        with tempfile.TemporaryFile() as output:
-            try:
-                process = subprocess.Popen(
-                    list(command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**variables, **self._words},
-                    start_new_session=True,
-                )
-            except OSError as error:
+        kept = {key: value for key, value in os.environ.items() if key not in ("SEGUE_KEY", "SEGUE_STORE")}
+        program = scripts.Program(list(command), Path.cwd(), {**kept, **self._words})
+        output = scripts.Output((), lambda stream, line: self._record.log("fence-command", line))
+        deadline = clock.ticks() + timeout
+
+        def boundary() -> None:
+            self._target.alive()
+            if clock.ticks() > deadline:
                 raise StepFailed(
-                    f'the fence\'s command "{name}" cannot be run: {error.strerror or error}', hint=hint
-                ) from error
-            try:
-                code = process.wait(timeout)
-            except BaseException as error:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                if not isinstance(error, subprocess.TimeoutExpired):
-                    raise
-                raise StepFailed(
-                    f'the fence\'s command "{name}" was stopped after {duration(timeout)}',
-                    details=_quoted(output),
+                    f'the fence\'s command "{name}" was ended after {duration(timeout)}',
+                    details=list(output.last),
                     hint=hint,
-                ) from error
-            if code != 0:
-                raise StepFailed(
-                    f'the fence\'s command "{name}" ended with exit code {code}', details=_quoted(output), hint=hint
                 )
 
-
-def _quoted(output: Any) -> list[str]:
-    """Return the end of what a command said, line by line."""
-    end = output.seek(0, os.SEEK_END)
-    output.seek(max(0, end - QUOTED))
-    return [line for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()][-20:]
+        with scripts.private_folder() as folder:
+            code = scripts.execute(program, boundary=boundary, output=output, remove=folder)
+        if code != 0:
+            raise StepFailed(
+                f'the fence\'s command "{name}" ended with exit code {code}', details=list(output.last), hint=hint
+            )
 
 
 def _moment(at: datetime | None) -> str | None:
