@@ -25,7 +25,7 @@ from segue import clock, wiring
 from segue.errors import TargetUnreachable
 from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType, WorkQueue
-from segue.services import environments, executions, limits, plans, workers
+from segue.services import environments, executions, limits, metrics, plans, workers
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
@@ -406,3 +406,12 @@ def test_work_that_needs_no_worker_does_not_pay_for_the_queue(yard: Yard) -> Non
         "print([name for name in ('procrastinate', 'prometheus_client') if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_every_metric_is_documented_and_none_that_is_not_there(yard: Yard) -> None:
+    worker = workers.Worker(yard.store, yard.settings, yard.parts, workers.Wanted())
+    suffix = {"counter": "_total", "info": "_info"}
+    found = metrics.StoreCollector(yard.store, worker).collect()
+    page = Path(__file__).parents[2].joinpath("docs", "workers.md").read_text()
+    documented = re.findall(r"^\| `(segue_\w+)`", page, re.MULTILINE)
+    assert sorted(documented) == sorted(family.name + suffix.get(family.type, "") for family in found)
