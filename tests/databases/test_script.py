@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -433,3 +435,24 @@ def test_script_goes_along_with_the_plan(scripts: Scripts) -> None:
     (scripts.folder / "lib" / "script.py").unlink()
     SCRIPT.run(Run(scripts.target, SCRIPT.prepare(prepared, None)))
     assert scripts.count() == 1
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node; another test fails without it in CI")
+def test_typescript_runs_or_what_is_missing_is_said(scripts: Scripts) -> None:
+    (scripts.folder / "look.ts").write_text("const n: number = 1\nconsole.log('it is', n)\n")
+    run = scripts.step(prisma="look.ts", irreversible="a test", cwd="/")
+    said = subprocess.check_output(["node", "-p", "process.versions.node"], text=True)
+    if tuple(map(int, said.split(".")[:2])) >= (22, 6) or shutil.which("tsx"):
+        SCRIPT.run(run)
+        assert "it is 1" in run.notes
+        return
+    error = failing(run)
+    assert '"look.ts" is TypeScript, which Node v' in error.message
+    assert "npm install tsx" in error.hint
+    tsx = scripts.folder / "node_modules" / ".bin" / "tsx"
+    tsx.parent.mkdir(parents=True)
+    tsx.write_text("#!/bin/sh\necho it runs ${1##*/}\n")
+    tsx.chmod(0o755)
+    run = scripts.step(prisma="look.ts", irreversible="a test", cwd=str(scripts.folder))
+    SCRIPT.run(run)
+    assert run.notes == ["it runs look.ts"]

@@ -106,8 +106,9 @@ class Output:
             self._say("", f"… what it prints after its first {SAID_AT_ALL} lines is not kept, but for the end")
 
     def _line(self, stream: str, raw: bytes) -> None:
-        text = raw.decode("utf-8", "replace").rstrip("\r")
-        line = _CONTROL.sub("", self.masked(text.rpartition("\r")[2]))
+        text = raw.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
+        # Whole, then cut: half a secret would be one too.
+        line = _CONTROL.sub("", self.masked(text))
         if len(line) > LONGEST_LINE:
             line = line[: LONGEST_LINE - 1] + "…"
         self.lines += 1

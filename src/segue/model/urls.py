@@ -25,7 +25,8 @@ LIBPQ = {
 }
 
 _PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))")
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
+# From a word's beginning: without it, a long word would be tried from each of its letters.
+_URL_PASSWORD = re.compile(r"(\b\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
 _WORD_PASSWORD = re.compile(
     r"(?i)((?:password|passwd|segue_key)['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s'\"&,;]+)"
 )

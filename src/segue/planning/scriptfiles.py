@@ -21,6 +21,8 @@ MAX_BYTES = 256_000
 def read(script: Script, folder: Path | None, where: str) -> dict[str, str]:
     """Return the text of every file that a script names: as given, or as it is in the plan's folder."""
     main = script.main
+    for name in script.contents:
+        _refuse_elsewhere(name, f"{where}`contents`: ")
     found = {path(name): text for name, text in script.contents.items()}
     field = "python" if script.python is not None else "prisma" if script.prisma is not None else "command"
     for name, named_by in [*([(main, field)] if main is not None else []), *((file, "files") for file in script.files)]:
@@ -43,8 +45,7 @@ def read(script: Script, folder: Path | None, where: str) -> dict[str, str]:
 
 
 def _text(name: str, folder: Path | None, where: str, *, runs: bool) -> str:
-    if not name or name.startswith(("/", "~")) or "\0" in name:
-        raise InvalidInput(f'{where}"{name}" must be a path relative to the plan file')
+    _refuse_elsewhere(name, where)
     if folder is None:
         raise InvalidInput(
             f'{where}the content of "{name}" is not there',
@@ -75,6 +76,12 @@ def _text(name: str, folder: Path | None, where: str, *, runs: bool) -> str:
             f'{where}"{file}" does not say in its first line what runs it', hint="begin it with `#!/bin/sh` or the like"
         )
     return text
+
+
+def _refuse_elsewhere(name: str, where: str) -> None:
+    """Refuse what is no path relative to the plan: it would be written there on whichever machine runs the script."""
+    if not name.strip() or name.startswith(("/", "~")) or "\0" in name or path(name) in (".", ".."):
+        raise InvalidInput(f'{where}"{name}" must be a path relative to the plan file')
 
 
 def _refuse_unnamed(script: Script, folder: Path, found: Mapping[str, str], where: str) -> None:
@@ -129,10 +136,14 @@ def lay_out(script: Script, root: Path) -> Path:
     """Write a script's files below `root`; return the folder that stands for the plan's."""
     # As deep as the files climb out of it: `../lib/x.py` must not lead out of the root.
     climb = max((name.split("/").count("..") for name in script.contents), default=0)
-    here = root.joinpath(*["plan"] * climb)
+    root = Path(os.path.normpath(root))
+    here = root.joinpath(*[".plan"] * climb)
+    files = {Path(os.path.normpath(here / name)): text for name, text in script.contents.items()}
+    outside = [file for file in files if root not in file.parents]
+    if outside:
+        raise InvalidInput(f'a script\'s file would be written to "{outside[0]}", outside of its own folder')
     here.mkdir(parents=True, mode=0o700)
-    for name, text in script.contents.items():
-        file = Path(os.path.normpath(here / name))
+    for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file.write_bytes(text.encode())
         file.chmod(0o700 if text.startswith("#!") else 0o600)

@@ -207,6 +207,7 @@ class _Work:
         """Call a function in one transaction with its record: it is done, or nothing of it is."""
         run = self._run
         code = self._execute("its transaction was rolled back; raise `timeout` and run again")
+        journal.point("script-called")
         slices, seconds = self._reported().get("waits", (0, 0.0))
         run.target.waits.slices += slices
         run.target.waits.seconds += seconds
