@@ -437,8 +437,9 @@ class _Check:
                 return None
             folder = Path(row[0])
             # A folder of the same name may be another server's: the control file says whose it is.
-            head = (folder / "global" / "pg_control").open("rb").read(8)
-            if str(int.from_bytes(head, "little")) != self._who["system_identifier"]:
+            with (folder / "global" / "pg_control").open("rb") as file:
+                system = int.from_bytes(file.read(8), "little")
+            if str(system) != self._who["system_identifier"]:
                 return None
             return float(shutil.disk_usage(folder).free)
         except (psycopg.errors.InsufficientPrivilege, OSError):
