@@ -276,8 +276,8 @@ class Fence:
             raise PrivilegeMissing(
                 f"{len(foreign)} of {len(found)} tables belong to other roles, and cannot be fenced off",
                 details=foreign[:20],
-                hint="only a table's owner may fence it off: run as one who owns them all, name the tables that matter "
-                "in the plan's `fence`, or close the application by a command of yours",
+                hint="only their owner may fence tables off: GRANT that role to this one, run as one who owns all, "
+                "name the tables that matter in the plan's `fence`, or keep the application out by a command of yours",
             )
         return [(oid, name, armed) for oid, name, _, armed in found]
 
