@@ -316,7 +316,7 @@ class Executor:
                 raise MustWait(
                     "approval",
                     f'step "{name}" needs an approval before the application is kept out',
-                    hint=f"segue approve {self.work.plan} --env {self.work.environment} --step {name} --reason TEXT",
+                    hint=self._how_to_approve(name),
                     step=name,
                 )
 
@@ -461,10 +461,17 @@ class Executor:
         """Let one step wait while others go on; raise when it is the whole run that must."""
         if wait.whole:
             raise wait
+        if wait.kind == "approval":
+            wait.hint = self._how_to_approve(step.params.name)
         self.record.step(step.number, FORWARD, StepRunStatus.WAITING, detail={"waiting_for": wait.as_waiting()})
         self.record.log("step-waiting", wait.message, step=step.params.name)
         wait.step = wait.step or step.params.name
         progress.waits(wait)
+
+    def _how_to_approve(self, step: str) -> str:
+        work = self.work
+        go_on = "" if work.handed_over else f"; then `segue run {work.plan} --env {work.environment}` goes on"
+        return f"`segue approve {work.plan} --env {work.environment} --step {step} --reason TEXT` gives it{go_on}"
 
     def _run_side_by_side(self, progress: _Progress) -> None:
         """Run every ready step that may run beside others, each in a thread with sessions of its own."""
@@ -674,7 +681,7 @@ class Executor:
                 raise MustWait(
                     "approval",
                     f'step "{name}" waits for an approval',
-                    hint=f"segue approve {self.work.plan} --env {self.work.environment} --step {name} --reason TEXT",
+                    hint=self._how_to_approve(name),
                     step=name,
                 )
             self.record.log("approved", f"approved by {given.by}: {given.reason}", step=name)

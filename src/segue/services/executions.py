@@ -16,6 +16,7 @@ from segue.engine.control import MustWait
 from segue.engine.events import Event, Watch, nobody
 from segue.errors import Blocked, Busy, CannotTell, NotFound, SegueError, StepFailed, UsageError
 from segue.model.lifecycles import ExecutionStatus
+from segue.model.vocabulary import Mode
 from segue.ports import BACKWARD, FORWARD, Observed, Parts
 from segue.services import environments, plans, tuning
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SILENT_AFTER = timedelta(seconds=8)
 # How often an execution that waits for a person, in the process of whoever started it, is looked at again.
 ASK_AGAIN = timedelta(seconds=2)
+# An approval is lately given if an execution may have missed it.
+LATELY = timedelta(seconds=30)
 UNFINISHED = (
     ExecutionStatus.PENDING,
     ExecutionStatus.WAITING,
@@ -100,6 +103,7 @@ class _Choice:
     number: int | None
     seen: int | None
     wait: MustWait | None
+    assessment: Mapping[str, Any] | None = None
 
 
 def run(
@@ -134,7 +138,7 @@ def run(
         watch,
         direction=FORWARD,
         seen=chosen.seen,
-        create=(chosen.environment, chosen.number),
+        create=chosen,
     )
     return Outcome(chosen.execution)
 
@@ -220,6 +224,7 @@ def drive(
     target, and whatever stops it, which is recorded by then. `drain` makes it stop at its next safe point, for another
     worker to go on.
     """
+    _assess_first(store, settings, parts, execution)
     with store.session() as session:
         row = find(session, execution)
         if row.status not in UNFINISHED or row.status in (ExecutionStatus.PAUSED, ExecutionStatus.FAILED):
@@ -229,6 +234,7 @@ def drive(
         direction, seen = row.direction, row.fence
         wait: MustWait | None = None
         try:
+            _, url = environments.resolve(session, settings, row.environment.name)
             if direction == BACKWARD:
                 plan = _rollback_plan(session, parts, row)
             else:
@@ -236,7 +242,6 @@ def drive(
                 _refuse_changed(row)
                 _check_policy(plan, parts)
                 wait = _gate(session, settings, plan, row.plan, row.environment, row, options)
-            _, url = environments.resolve(session, settings, row.environment.name)
         except SegueError as error:
             _fail(store, settings, row.id, error)
             raise
@@ -265,6 +270,24 @@ def drive(
     return Outcome(execution)
 
 
+def _assess_first(store: Store, settings: Settings, parts: Parts, execution: str) -> None:
+    """Look at what a handed-over execution meets on its target, once, before it begins."""
+    from segue.services import assessments
+
+    with store.session() as session:
+        row = find(session, execution)
+        if row.assessment is not None or row.steps_completed or row.direction == BACKWARD:
+            return
+        try:
+            env_row, url = environments.resolve(session, settings, row.environment.name)
+            plan = _plan(row.plan, parts)
+        except SegueError:
+            return  # said, and written down, by what comes next
+    found = assessments.assess(store, settings, parts, plan, env_row, url)
+    with store.session() as session:
+        find(session, execution).assessment = found.as_json()
+
+
 def _follow_on(store: Store, settings: Settings, parts: Parts, execution: str, after: str) -> None:
     """Raise MustWait while the target of the execution before is not calm, Blocked when that one did not go well."""
     from segue.services import following
@@ -284,10 +307,21 @@ def due(session: Session, *, limit: int = 100) -> list[str]:
     """Return the executions that workers should look at now: waiting ones whose time has come, and abandoned ones."""
     from sqlalchemy import and_, func, or_, select
 
+    from segue.store.tables.approvals import ApprovalRow
     from segue.store.tables.executions import ExecutionRow
 
     now = func.clock_timestamp()
     silent = now - SILENT_AFTER
+    # Given while the execution was about to wait for it, so that nobody was there yet to be told.
+    approved = (
+        select(ApprovalRow.id)
+        .where(
+            ApprovalRow.plan_id == ExecutionRow.plan_id,
+            ApprovalRow.environment_id == ExecutionRow.environment_id,
+            ApprovalRow.approved_at > now - LATELY,
+        )
+        .exists()
+    )
     return list(
         session.scalars(
             select(ExecutionRow.id)
@@ -297,7 +331,10 @@ def due(session: Session, *, limit: int = 100) -> list[str]:
                 or_(
                     and_(
                         ExecutionRow.status.in_([ExecutionStatus.PENDING, ExecutionStatus.WAITING]),
-                        ExecutionRow.due_at <= now,
+                        or_(
+                            ExecutionRow.due_at <= now,
+                            and_(ExecutionRow.waiting_for["kind"].astext == "approval", approved),
+                        ),
                     ),
                     and_(
                         ExecutionRow.status == ExecutionStatus.RUNNING,
@@ -711,14 +748,21 @@ def _chosen(
     gated: bool = True,
 ) -> _Choice | Outcome:
     """Choose the execution to drive and say what it has to wait for; an Outcome when there is nothing to do."""
-    from segue.services import checks
+    from segue.services import assessments, checks
 
     with store.session() as session:
-        _, url = environments.resolve(session, settings, environment)
+        plan_row = plans.get(session, plan_name)
+        env_row, url = environments.resolve(session, settings, environment)
+        plan = _plan(plan_row, parts)
+        earlier = latest_of(session, plan_row.id, env_row.id)
+        begins = earlier is None or earlier.status not in (*UNFINISHED, ExecutionStatus.COMPLETED)
     found: Mapping[str, Any] = {}
+    assessment: Mapping[str, Any] | None = None
     # Whoever drives it will say that the database cannot be reached; who only hands it over may be far from it.
     with suppress(SegueError):
         found = checks.identity(url, parts)
+    if found and gated and begins:
+        assessment = assessments.assess(store, settings, parts, plan, env_row, url).as_json()
     with store.session() as session:
         env_row, url = environments.resolve(session, settings, environment)
         checks.remember(session, env_row, found, actor=settings.user)
@@ -739,7 +783,8 @@ def _chosen(
             return Outcome(earlier.id if earlier else "", nothing_to_do=True)
         same = earlier if earlier is not None and earlier.id == execution else None
         wait = _gate(session, settings, plan, plan_row, env_row, same, options) if gated else None
-        return _Choice(execution, plan, environment, url, number, same.fence if same is not None else None, wait)
+        seen = same.fence if same is not None else None
+        return _Choice(execution, plan, environment, url, number, seen, wait, assessment)
 
 
 def _gate(
@@ -752,12 +797,13 @@ def _gate(
     options: Options,
 ) -> MustWait | None:
     """Return what the execution has to wait for before it may go on: a predecessor, a time, an approval, a window."""
-    from segue.services import gates
+    from segue.services import assessments, gates
 
     if row is not None and row.fenced_until is not None:
         return None  # the application is kept out until this run has ended: nothing comes before that
-    minutes = max(plan_row.estimated_duration or 0, plan.maintenance_window or 0)
-    seconds = None if row is not None and row.steps_completed else minutes * 60.0
+    assessed = assessments.kept(plan_row, env_row.name)
+    expected = assessed["estimated_seconds"] if assessed else (plan_row.estimated_duration or 0) * 60.0
+    seconds = None if row is not None and row.steps_completed else max(expected, (plan.maintenance_window or 0) * 60.0)
     return gates.opening(
         session,
         plan,
@@ -824,16 +870,7 @@ def _await(
 ) -> None:
     """Leave an execution waiting: make it if it is new."""
     if chosen.number is not None:
-        _create(
-            store,
-            settings,
-            chosen.plan,
-            chosen.execution,
-            environment=chosen.environment,
-            number=chosen.number,
-            options=options,
-            mode=mode,
-        )
+        _create(store, settings, chosen, options=options, mode=mode)
     with store.session() as session:
         row = find(session, chosen.execution)
         row.handed_over = handed_over
@@ -945,7 +982,7 @@ def _drive(
     *,
     direction: str,
     seen: int | None,
-    create: tuple[str, int | None] | None = None,
+    create: _Choice | None = None,
     drain: threading.Event | None = None,
     handed_over: bool = False,
 ) -> None:
@@ -970,8 +1007,8 @@ def _drive(
                 hint="is this another database, or one restored from a backup? Look at it; where nothing of the "
                 "execution is there, `segue rollback EXECUTION --resolve not-done` closes it, and a new run may follow",
             )
-        if create is not None and create[1] is not None:
-            _create(store, settings, plan, execution, environment=create[0], number=create[1], options=options)
+        if create is not None and create.number is not None:
+            _create(store, settings, create, options=options)
             journal.point("execution-created")
         with store.session() as session:
             row = find(session, execution)
@@ -1033,35 +1070,29 @@ def _ordered(plan: Plan, parts: Parts) -> list[PlannedStep]:
     ]
 
 
-def _create(
-    store: Store,
-    settings: Settings,
-    plan: Plan,
-    execution: str,
-    *,
-    environment: str,
-    number: int,
-    options: Options,
-    mode: str = "manual",
-) -> None:
+def _create(store: Store, settings: Settings, chosen: _Choice, *, options: Options, mode: str = Mode.MANUAL) -> None:
     from sqlalchemy.exc import IntegrityError
 
     from segue.planning import planfile
     from segue.store import ledger
     from segue.store.tables.executions import ExecutionRow
 
+    plan = chosen.plan
     with store.session() as session:
         plan_row = plans.get(session, plan.plan)
-        env_row = environments.get(session, environment)
+        env_row = environments.get(session, chosen.environment)
+        if options.at is not None or env_row.deployment_type == Mode.SCHEDULED:
+            mode = Mode.SCHEDULED
         session.add(
             ExecutionRow(
-                id=execution,
+                id=chosen.execution,
                 plan_id=plan_row.id,
                 environment_id=env_row.id,
-                execution_number=number,
+                execution_number=chosen.number,
                 steps_total=len(plan.steps),
                 executed_by=settings.user,
                 execution_mode=mode,
+                assessment=chosen.assessment,
                 options=options.as_json(),
                 plan_hash=planfile.digest(plan),
                 started_at=clock.now(),
@@ -1071,7 +1102,7 @@ def _create(
             session.flush()
         except IntegrityError as error:
             raise Busy(
-                f'"{plan.plan}" was started in "{environment}" by somebody else at the same moment',
+                f'"{plan.plan}" was started in "{chosen.environment}" by somebody else at the same moment',
                 hint="`segue status` shows that execution",
             ) from error
         ledger.append(
@@ -1079,11 +1110,11 @@ def _create(
             actor=settings.user,
             action="pending",
             subject="migration_executions",
-            subject_id=execution,
+            subject_id=chosen.execution,
             detail={
                 "plan": plan.plan,
-                "environment": environment,
+                "environment": chosen.environment,
                 "plan_hash": planfile.digest(plan),
-                "number": number,
+                "number": chosen.number,
             },
         )

@@ -65,7 +65,6 @@ class ApprovalStep:
             raise MustWait(
                 "approval",
                 f'step "{params.name}" waits for an approval' + (f": {params.message}" if params.message else ""),
-                hint=f"segue approve {run.key(0).plan} --env ENV --step {params.name} --reason TEXT",
                 step=params.name,
             )
         run.note(f"approved by {given.by}: {given.reason}", by=given.by, reason=given.reason)
