@@ -14,6 +14,7 @@ from psycopg import conninfo, sql
 from segue.databases.postgresql import DATABASE
 from segue.databases.postgresql.cleaning import clean
 from segue.errors import LockNotGranted, PrivilegeMissing, SegueError
+from segue.ports import FORWARD, Patience
 from segue.steps.validate import STEP as VALIDATE
 from segue.steps.validate import ValidateParams
 
@@ -47,6 +48,19 @@ def _clean(url: str, take: Open) -> None:
     assert clean(url, holder="tester", export=lambda rows: None)
 
 
+def _fence(url: str, take: Open) -> None:
+    fence = take(url).application_fence()
+    fence.arm(FORWARD, ["t"], Patience(5, 5), lambda words: None)
+    fence.close(5, ["t"], Patience(5, 5), lambda words: None)
+    fence.open()
+
+
+def _look(url: str, take: Open) -> None:
+    assert DATABASE.check(url, schema="public").findings
+    statements = DATABASE.statements("ALTER TABLE t ADD COLUMN m int")
+    assert DATABASE.assess(url, schema="public", steps=[statements]).tables["t"].kind == "table"
+
+
 def _drift(url: str, take: Open) -> None:
     target = take(url)
     target.remember("public", None)
@@ -69,7 +83,9 @@ FEATURES = {
         (*LEASE, "GRANT SELECT, UPDATE ON t TO {role}"), lambda url, take: fill(take(url), "t", set={"n": "n + 1"})
     ),
     "`validate`": Feature((*LEASE, "GRANT SELECT ON t TO {role}"), _validate),
+    "A maintenance window's fence": Feature((*LEASE, *OWNER), _fence),
     "`segue env clean`": Feature(LEASE, _clean),
+    "`segue env check`, `segue plan assess`": Feature((), _look),
 }
 
 
@@ -131,7 +147,10 @@ def test_a_feature_is_refused_without_it(database: str, open_target: Open, name:
 
 
 def test_the_page_says_the_same() -> None:
-    lines = [f"| {name} | {'<br>'.join(f'`{each}`' for each in feature.needs)} |" for name, feature in FEATURES.items()]
+    lines = [
+        f"| {name} | {'<br>'.join(f'`{each}`' for each in feature.needs) or 'nothing more'} |"
+        for name, feature in FEATURES.items()
+    ]
     assert "\n".join(lines) in PAGE.read_text()
 
 
