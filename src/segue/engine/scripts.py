@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue import clock
+from segue.errors import FenceLost
 from segue.model.urls import redact
 
 # A driver that was stopped loses its lease after ten seconds: its program must be gone by then.
@@ -168,8 +169,8 @@ def execute(program: Program, *, boundary: Callable[[], None], output: Output, r
                 while not reader.ended():
                     boundary()
                     reader.read(TICK)
-            except KeyboardInterrupt:
-                raise
+            except (KeyboardInterrupt, FenceLost):
+                raise  # at once: a person is impatient, or another process may work on the target by now
             except BaseException:
                 _signal(process, signal.SIGTERM)
                 reader.wait(GRACE)

@@ -17,6 +17,7 @@ from segue.planning.prediction import Prediction, StepPrediction, predict
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from segue.model.plans import StepFields
     from segue.planning.planfile import Plan
     from segue.ports import Database, Parts
     from segue.settings import Settings
@@ -256,8 +257,15 @@ def _step_row(plan_id: str, plan: Plan, predicted: StepPrediction) -> StepRow:
         expected_result=expected,
         kind=step.kind,
         params=params,
-        reverse={"statements": [one.sql for one in predicted.reverse]} if predicted.undo is not None else None,
+        reverse=_reverse(step, predicted),
     )
+
+
+def _reverse(step: StepFields, predicted: StepPrediction) -> dict[str, Any] | None:
+    script: str | None = getattr(step, "rollback_command", None)
+    if script is not None:
+        return {"script": script}
+    return {"statements": [one.sql for one in predicted.reverse]} if predicted.undo is not None else None
 
 
 def _joined(statements: Sequence[Any]) -> str | None:

@@ -202,6 +202,7 @@ class _Work:
         self._program = self._prepared(programs.access(key))
         self._output = scripts.Output(self._program.secrets, self._say)
         self._later: BaseException | None = None
+        self._mute = False
 
     def call(self) -> None:
         """Call a function in one transaction with its record: it is done, or nothing of it is."""
@@ -318,8 +319,13 @@ class _Work:
         return [line for line in self._output.last if line.strip()][-SHOWN:]
 
     def _say(self, stream: str, line: str) -> None:
-        if line.strip():
+        if self._mute or not line.strip():
+            return
+        try:
             self._run.note(line, **({"stream": stream} if stream else {}))
+        except TargetUnreachable:
+            # How a script ended must not be lost with its words: a store that stays away stops the run by itself.
+            self._mute = True
 
     # -- the program
 
