@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from fix_shops import Shops
+from fix_storefront import Shop, work
 from fix_targets import Background, Traffic, rows, run_sql, traffic, until, value
 
 from segue.errors import LockNotGranted, SafelyUndone
@@ -189,3 +190,42 @@ def test_a_rollback_keeps_the_application_out_too(shops: Shops, shop: Journal) -
     shop.check()
     assert len(shops.ledger("fence-opened")) == 2
     assert value(shop.url, "SELECT count(*) FROM pg_trigger WHERE tgname = 'segue_fence'") == 0
+
+
+STOREFRONT = """
+plan: quiet-orders
+version: 1.0.0
+description: An index and a rewrite of orders, while the whole storefront is kept out
+strategy: maintenance-window
+maintenance_window: 2
+steps:
+  - {name: index, kind: sql, sql: CREATE INDEX orders_notes ON orders (notes), reverse: DROP INDEX orders_notes}
+  - name: rewrite
+    kind: backfill
+    table: orders
+    set: {notes: notes}
+    reverse: {set: {notes: notes}}
+    batch: {size: 20, max: 20}
+    pause: 20ms
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_whole_storefront_comes_through_a_window(shops: Shops, new_shop: Shop) -> None:
+    """Many clients, tables, partitions and triggers; every acknowledged change is compared with the database."""
+    shops.open("shop", new_shop.url)
+    plan = shops.add(STOREFRONT)
+    runs: list[Background] = []
+
+    def meanwhile() -> None:
+        if not runs:
+            runs.append(Background(lambda: shops.run(plan)))
+
+    tail = work(new_shop, 5, meanwhile)
+    runs[0].result()
+    assert tail.fenced
+    assert tail.errors == []
+    verdict = new_shop.judge()
+    assert verdict.ok, verdict.details
+    assert value(new_shop.url, "SELECT count(*) FROM pg_trigger WHERE tgname = 'segue_fence'") == 0
