@@ -65,11 +65,11 @@ class Monitor:
                 return
 
     def _tell(self) -> None:
-        beaten = clock.ticks()
+        beaten = -BEAT_SECONDS  # the first look is told at once
         while not self._stop.wait(EVERY_SECONDS):
             with suppress(SegueError):
-                self._log()
-                if clock.ticks() - beaten >= BEAT_SECONDS:
+                changed = self._log()
+                if changed or clock.ticks() - beaten >= BEAT_SECONDS:
                     beaten = clock.ticks()
                     self._beat(self._summed())
                     if self._throttle is not None:
@@ -77,9 +77,12 @@ class Monitor:
         with suppress(SegueError):
             self._log()
 
-    def _log(self) -> None:
-        for action, message in self._throttle.changes() if self._throttle is not None else ():
+    def _log(self) -> bool:
+        """Write down what changed, and return whether anything did."""
+        changes = self._throttle.changes() if self._throttle is not None else []
+        for action, message in changes:
             self._say(action, message)
+        return bool(changes)
 
     def _look(self) -> None:
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The signals of the server are read about so often; the latency is looked at each time.
 SIGNALS_SECONDS = 0.9
 # A state that comes and goes is not logged more often than this.
-QUIET_SECONDS = 5.0
+QUIET_SECONDS = 10.0
 OFF = "off"
 _OFF_WORDS = "the throttle is turned off"
 
@@ -52,7 +52,7 @@ class Pacing:
         self._read_at: float | None = None
         self._readings: list[Reading] = []
         self._said = FREE
-        self._said_at = 0.0
+        self._said_at: dict[str, float] = {}
         self._retuned = False
 
     def begin(self, gauge: Gauge) -> None:
@@ -120,10 +120,10 @@ class Pacing:
                 said.append(("throttle-tuned", f"re-tuned: {self._words()}"))
             pace = self._controller.pace(now)
             state = self._state(pace)
-            # Once it has slowed down, every few seconds are enough; a stop at full speed is said at once.
-            if state == self._said or (now - self._said_at < QUIET_SECONDS and (self._said, state) != (FREE, STOPPED)):
+            if state == self._said or now - self._said_at.get(state, -QUIET_SECONDS) < QUIET_SECONDS:
                 return said
-            self._said, self._said_at = state, now
+            self._said = state
+            self._said_at[state] = now
         words = {
             FREE: "at full speed again",
             SLOWED: f"slowed down to {pace.duty:.0%} of the time{_workers(pace)}: {pace.reason}",

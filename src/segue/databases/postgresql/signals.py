@@ -451,7 +451,7 @@ class _Statements:
     def _find_foreign(self) -> None:
         """Find the statements that are Segue's, ask the catalogs, or only begin and end transactions.
 
-        Segue's are known by what its sessions ran last, and by its schema in their text. Of other roles' statements
+        Segue's are known by what its sessions ran last, and by its name in their text. Of other roles' statements
         the text is hidden without pg_read_all_stats; none of those is Segue's.
         """
         assert self._function is not None  # noqa: S101  # found before
@@ -465,7 +465,7 @@ class _Statements:
                 sql.SQL(
                     "select queryid from {}(true) where queryid is not null "
                     "and dbid = (select oid from pg_catalog.pg_database where datname = current_database()) "
-                    "and (query like '%segue.%' or query like '%pg_catalog.%' or lower(left(ltrim(query), 4)) "
+                    "and (query like '%segue%' or query like '%pg_catalog.%' or lower(left(ltrim(query), 4)) "
                     "not in ('sele', 'inse', 'upda', 'dele', 'merg', 'with'))"
                 ).format(self._function)
             ).fetchall()
