@@ -289,14 +289,16 @@ def test_triggers_that_fire_are_named(shop: str) -> None:
     assert one(shop, "UPDATE customers SET price = 1").triggers == ()
 
 
-def test_sessions_in_the_way_are_named(shop: str) -> None:
+def test_sessions_in_the_way_are_named(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assessing, "PASSING", 0.0)
     with session(shop, "SET application_name = 'report'", "SELECT 'by the month' FROM orders") as reader:
         change = one(shop, "ALTER TABLE orders ADD COLUMN x int")
         index = one(shop, "CREATE INDEX CONCURRENTLY i ON customers (price)")
         plain = one(shop, "CREATE INDEX i ON orders (placed)")
         assert [holder.pid for holder in change.waits_for] == [reader.info.backend_pid]
         (holder,) = change.waits_for
-        assert (holder.application, holder.state, holder.table) == ("report", "idle in transaction", "orders")
+        assert (holder.application, holder.state) == ("report", "idle in transaction")
+        assert (holder.lock, holder.table) == ("ACCESS SHARE", "orders")
         assert "by the month" in holder.query
         # A concurrent build waits for every transaction that is open, whatever it reads.
         assert [holder.pid for holder in index.waits_for] == [reader.info.backend_pid]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from fix_pooler import Pooler
 from fix_standbys import Server
 from fix_targets import drop_role, make_role, run_sql, session, until, value
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -212,6 +213,15 @@ def test_bystanders_are_named(database: str) -> None:
     assert find(found, "publications").found.startswith("news")
     assert find(found, "event triggers").found.startswith("watcher (ddl_command_start)")
     assert [each.light for each in found.findings if each.what == "autovacuum"] == [Light.AMBER, Light.GREEN]
+
+
+def test_a_pooler_in_between_is_red(database: str) -> None:
+    given = conninfo_to_dict(database)
+    with Pooler(f"{given['host']}/.s.PGSQL.{given['port']}") as port:
+        url = make_conninfo(database, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable")
+        found = check(url, schema="public")
+    assert find(found, "pooler").light is Light.RED
+    assert found.replicas is None
 
 
 def test_free_room_is_known_only_where_the_servers_files_are_seen(database: str, ordinary: str) -> None:

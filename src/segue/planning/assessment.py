@@ -30,6 +30,8 @@ BUSY = 1000.0
 QUEUED = 500
 #: Bytes from which a table is large: whatever is done to it is felt.
 LARGE = 100_000_000_000
+#: Tables listed one by one in what is kept; a table may have thousands of partitions.
+LISTED = 200
 #: Seconds from which a session in the way is worth a word.
 IN_THE_WAY = 5.0
 
@@ -113,7 +115,8 @@ class AssessedStep:
             "seconds": _rounded(self.seconds),
             "held_seconds": _rounded(self.held),
             "walk": self.walk.as_json() if self.walk is not None else None,
-            "tables": [one.as_json() for one in self.touched],
+            "tables": [one.as_json() for one in self.touched[:LISTED]],
+            "tables_more": max(0, len(self.touched) - LISTED),
             "waits_for": [one.as_json() for one in self.waits_for],
             "waits_for_more": self.waits_unseen,
             "would_queue": self.queue.as_json() if self.queue is not None else None,
@@ -188,7 +191,8 @@ class Assessment:
             "speeds": facts.speeds.as_json() if facts is not None else None,
             "rates_from": facts.rates if facts is not None else None,
             "took_seconds": round(facts.took, 3) if facts is not None else None,
-            "tables": [_table(one) for one in self.tables],
+            "tables": [_table(one) for one in self.tables[:LISTED]],
+            "tables_more": max(0, len(self.tables) - LISTED),
             "steps": [step.as_json() for step in self.steps],
             "unknown": list(self.unknown),
         }
@@ -556,11 +560,6 @@ def _statement(one: StatementFacts) -> dict[str, Any]:
         "rows": one.rows,
         "bytes": one.bytes,
         "seconds": _rounded(one.seconds),
-        "tables": [touch.as_json() for touch in one.touched],
-        "waits_for": [holder.as_json() for holder in one.waits_for],
-        "waits_for_more": one.waits_unseen,
-        "triggers": list(one.triggers),
-        "depends": list(one.depends),
         "fails": list(one.fails),
         "notes": list(one.statement.notes),
     }

@@ -97,10 +97,10 @@ def test_a_busy_table_counts_one_level_higher() -> None:
 
 
 def test_a_session_in_the_way_is_a_risk_once_it_lasts() -> None:
-    holder = Holder(7, "app", "report", "idle in transaction", 90.0, "select", "AccessShareLock", "t")
+    holder = Holder(7, "app", "report", "idle in transaction", 90.0, "select", "ACCESS SHARE", "t")
     found = judged(ADD, SMALL, waits_for=(holder,))
     assert found.risk == "medium"
-    assert "pid 7 (report, app, idle in transaction) holds AccessShareLock on t for 1 m 30 s" in found.reasons[0]
+    assert "pid 7 (report, app, idle in transaction) holds ACCESS SHARE on t for 1 m 30 s" in found.reasons[0]
     assert judged(ADD, SMALL, waits_for=(replace(holder, seconds=0.1),)).risk == "low"
     assert judged(ADD, SMALL, waits_for=(replace(holder, seconds=None),)).risk == "low"
 

@@ -6,6 +6,7 @@ which what is left is said to be unknown.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
     from segue.model.facts import Speeds
     from segue.model.impact import Statement
 
+_Holders = dict[int, list[tuple[str, Holder]]]
+
 #: Seconds that everything together should take at most, not counting the way there.
 BUDGET = 1.6
 #: Rates over less time than this would say nothing.
 RATES_SECONDS = 0.4
 #: No statement of the assessment waits longer than this for a lock, nor works longer than the other.
 PINS = {"lock_timeout": "100ms", "statement_timeout": "700ms", "idle_in_transaction_session_timeout": "5s"}
+#: Seconds below which a transaction is over before anybody could wait for it.
+PASSING = 1.0
 #: Sessions named for one statement; the others are counted.
 NAMED_HOLDERS = 5
 
@@ -106,7 +111,7 @@ class _Assessment:
         self,
         outcome: Outcome,
         speeds: Speeds,
-        holders: Mapping[int, list[Holder]],
+        holders: _Holders,
         snapshots: list[Holder],
     ) -> StatementFacts:
         statement = outcome.sharpened()
@@ -142,7 +147,7 @@ class _Assessment:
         self,
         outcome: Outcome,
         statement: Statement,
-        holders: Mapping[int, list[Holder]],
+        holders: _Holders,
         snapshots: list[Holder],
     ) -> tuple[list[Holder], int]:
         """Return who would be waited for now, longest first."""
@@ -152,24 +157,22 @@ class _Assessment:
             if relation is None or touched.lock is Lock.NONE:
                 continue
             # Rows that are locked by others are another matter, and cannot be seen.
-            if touched.lock.rank < Lock.SHARE_UPDATE_EXCLUSIVE.rank:
-                strong = [each for each in holders.get(relation.oid, []) if each.lock == "AccessExclusiveLock"]
-                found |= {each.pid: each for each in strong}
-                continue
-            for holder in holders.get(relation.oid, []):
-                if holder.lock in CONFLICTS[touched.lock]:
+            for mode, holder in holders.get(relation.oid, []):
+                if mode in CONFLICTS[touched.lock]:
                     found.setdefault(holder.pid, holder)
         if "CONCURRENTLY" in statement.verb:
             # Each of them is waited for until its transaction ends, whatever it does.
             for holder in snapshots:
-                found.setdefault(holder.pid, holder)
+                if holder.seconds is None or holder.seconds >= PASSING:
+                    found.setdefault(holder.pid, holder)
         return sorted(found.values(), key=lambda each: -(each.seconds or 0.0)), 0
 
     # -- looking
 
-    def _holders(self, concerned: Mapping[int, Relation]) -> dict[int, list[Holder]]:
+    def _holders(self, concerned: Mapping[int, Relation]) -> _Holders:
+        """Return who holds which lock on which table, with the lock's name as the server's views have it."""
         query = files("segue.databases.postgresql").joinpath("sql/assess_holders.sql").read_bytes()
-        found: dict[int, list[Holder]] = {}
+        found: _Holders = {}
         try:
             rows = self._connection.execute(query, {"tables": list(concerned)}).fetchall()
         except psycopg.Error:
@@ -181,8 +184,8 @@ class _Assessment:
             pid, role, application, state, seconds, text, table, autovacuum = rest
             if application.startswith("segue assess"):
                 continue
-            holder = Holder(pid, role, application, state, seconds, text, mode, table, autovacuum)
-            found.setdefault(oid, []).append(holder)
+            holder = Holder(pid, role, application, state, seconds, text, _lock_words(mode), table, autovacuum)
+            found.setdefault(oid, []).append((mode, holder))
         return found
 
     def _snapshots(self) -> list[Holder]:
@@ -215,14 +218,14 @@ class _Assessment:
         concerned: Mapping[int, Relation],
         catalogue: Catalogue,
         rates: Mapping[int, Rate],
-        holders: Mapping[int, list[Holder]],
+        holders: _Holders,
         outcomes: Sequence[Sequence[Outcome]],
     ) -> dict[str, TableFacts]:
         found = {}
         for relation in concerned.values():
             parts = catalogue.stored(relation)
             rate = [rates[each.oid] for each in (relation, *catalogue.below(relation)) if each.oid in rates]
-            sessions = {holder.pid for each in (relation, *parts) for holder in holders.get(each.oid, [])}
+            sessions = {holder.pid for each in (relation, *parts) for _, holder in holders.get(each.oid, [])}
             stale = next((each.stale for each in parts if each.stale), None)
             times = [each.analyzed_at for each in parts if each.analyzed_at is not None]
             found[relation.name] = TableFacts(
@@ -244,6 +247,11 @@ class _Assessment:
             for name in outcome.missing:
                 found.setdefault(name, TableFacts(name, "not there", rows=None))
         return found
+
+
+def _lock_words(mode: str) -> str:
+    """Return a lock's name as SQL writes it: `AccessShareLock` is ACCESS SHARE."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", mode.removesuffix("Lock")).upper()
 
 
 def rates_due(rates: Rates) -> float:

@@ -299,6 +299,8 @@ class _Reading:
             parent = self.catalogue.relations.get(key.parent)
             if parent is not None and parent.oid != relation.oid:
                 self.out.touch(parent, lock, f'{relation.name} refers to it ("{key.name}")')
+                if lock.rank >= Lock.SHARE.rank:
+                    self.partitions(parent, lock)
 
     def views(self, relation: Relation, column: Column | None = None) -> list[str]:
         """Return the views that use a table, or one column of it, in words."""
@@ -508,7 +510,7 @@ class _Reading:
             child = self.catalogue.relations.get(key.child)
             if child is not None and column.number in key.parent_columns and cost is not Duration.INSTANT:
                 self.out.touch(child, AEL, f'refers to {relation.name} ("{key.name}")')
-                self.out.works += [Match(each, relation) for each in self.catalogue.stored(child)]
+                self.out.works += [Match(each, relation) for each in self.partitions(child, AEL)]
 
     def _retyped(self, column: Column, definition: Any) -> tuple[Duration, str]:
         """Return what a change of type costs, with the reason: PostgreSQL rewrites what it stores in another form."""
@@ -566,6 +568,7 @@ class _Reading:
                 continue
             if behavior == pb.DROP_CASCADE:
                 self.out.touch(child, AEL, f'refers to {relation.name} ("{key.name}", which CASCADE drops)')
+                self.partitions(child, AEL)
             elif child.full not in self.scene.gone:
                 self.out.fails.append(f'{what} of {relation.name} is needed by "{key.name}" of {child.name}')
 
