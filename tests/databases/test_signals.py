@@ -253,3 +253,18 @@ def test_a_gauge_ends_what_it_is_asking_when_it_is_closed(any_database: str) -> 
     until(
         lambda: not value(any_database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'segue:%'")
     )
+
+
+def test_a_function_that_was_taken_away_hides_its_signals_and_stops_for_replicas(own_server: Server) -> None:
+    url = own_server.database()
+    role = make_role(url, "GRANT pg_monitor TO {role}")
+    run_sql(url, "REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC")
+    found = Look(role)
+    readings = {one.name: one for one in found.all("standby1", slot_backlog="1GB").readings}
+    assert readings["replica standby1"].words == 'replica "standby1" cannot be seen'
+    assert (readings["replica standby1"].state, readings["slot backlog"].state) == ("unknown", "unknown")
+    assert "permission denied" in readings["slot backlog"].words
+    assert {"replica lag", "wal rate", "active sessions"} <= set(found.all().unseen)
+    assert "lock waits" in readings
+    found.gauge.close()
+    drop_role(url, role)

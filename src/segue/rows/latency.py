@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 0.5
 URL_SECONDS = 2.0
 MOST_BYTES = 65_536
+# An application that has ended no statement for so long is taken to have nothing to do.
+IDLE_SECONDS = 60.0
 NAME = "latency"
 #: What is asked of a URL that says more than one number, where there is no budget.
 USUAL = "p95"
@@ -38,6 +40,7 @@ class Latency:
         self._began = clock.ticks()
         self._asked: float | None = None
         self._answered: float | None = None
+        self._last: float | None = None
         self._error = ""
         #: Where the latency comes from, in words; empty until that is known.
         self.source = ""
@@ -76,7 +79,10 @@ class Latency:
         if value is not None:
             return self._judged(value)
         if answered is not None and now - begun > STALE:
-            return Reading(NAME, None, "ms", self._limit, "ok", "the application ended no statement lately")
+            # An application that was at work may stand still because of us: that is no room for more.
+            idle = self._last is None or now - self._last > IDLE_SECONDS
+            words = "the application ended no statement lately"
+            return Reading(NAME, None, "ms", self._limit, "ok", words, 0.0 if idle else 0.9)
         # Neither room nor pressure: it stays as it is.
         return Reading(NAME, None, "ms", self._limit, "ok", "the latency is being measured", 0.9)
 
@@ -135,7 +141,8 @@ class Latency:
                 if not error:
                     self._answered = clock.ticks()
                 if value is not None:
-                    self._window.add(clock.ticks(), value)
+                    self._last = clock.ticks()
+                    self._window.add(self._last, value)
             self._stop.wait(EVERY_SECONDS)
 
     def _chosen(self) -> Callable[[], float | None]:

@@ -44,6 +44,8 @@ SLOT_SHARE = 0.5
 FOREIGN_SECONDS = 5.0
 
 _SEES_ALL = 'GRANT pg_monitor TO "{}" shows it'
+# A function may be taken from the role, and some of those who run servers for others offer not all of them.
+_NOT_FOR_US = (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)
 _CHECKPOINTS = "select checkpoints_req from pg_catalog.pg_stat_bgwriter"
 _CHECKPOINTS_17 = "select num_requested from pg_catalog.pg_stat_checkpointer"
 
@@ -83,7 +85,7 @@ def visible(connection: Connection) -> dict[str, str | None]:
         try:
             with connection.transaction():
                 rows = _rows(connection, question)
-        except psycopg.errors.InsufficientPrivilege as error:
+        except _NOT_FOR_US as error:
             hidden[name] = str(error.diag.message_primary)
             continue
         server = rows[0] if question == "signals_server" else server
@@ -212,8 +214,11 @@ class _Look:
         self.unseen: dict[str, str] = {}
 
     def __call__(self, replicas: Sequence[str]) -> Signals:
-        server = self._ask("signals_server", ["archive_backlog", "wal_rate", "active_sessions"])
-        if server:
+        names = ["archive_backlog", "wal_rate", "active_sessions", "replica_lag", "replica_delay", "slot_backlog"]
+        server = self._ask("signals_server", names)
+        if not server:
+            self._blind(replicas)
+        else:
             self.past.append((clock.ticks(), server[0].lsn))
             self._archive(server[0])
             self._wal_rate()
@@ -228,7 +233,7 @@ class _Look:
         """Ask one question for signals; where the role may not, each of them is hidden."""
         try:
             return _rows(self.connection, question)
-        except psycopg.errors.InsufficientPrivilege as error:
+        except _NOT_FOR_US as error:
             for name in names:
                 self._hidden(name, _worded(name), str(error.diag.message_primary))
             return []
@@ -305,6 +310,9 @@ class _Look:
         if self.limits.limit("replica_lag").off and self.limits.limit("replica_delay").off:
             return
         rows = self._ask("signals_replicas", ["replica_lag", "replica_delay"])
+        if "replica lag" in self.unseen:
+            self._blind(expected)
+            return
         missing = Counter(expected)
         for row in rows:
             names = [name for name in (row.application_name, row.slot_name) if name]
@@ -316,6 +324,13 @@ class _Look:
             self._replica(server, row, name, expected=wanted is not None)
         for name in missing.elements():
             self.readings.append(stopping(f"replica {name}", f'replica "{name}" is not connected', unit="bytes"))
+
+    def _blind(self, expected: Sequence[str]) -> None:
+        """Stop for the replicas that must be there, where nothing can be seen of any."""
+        if self.limits.limit("replica_lag").off and self.limits.limit("replica_delay").off:
+            return
+        for name in expected:
+            self.readings.append(unreadable(f"replica {name}", f'replica "{name}" cannot be seen', unit="bytes"))
 
     def _replica(self, server: Any, row: Any, name: str, *, expected: bool) -> None:
         lag, delay = self.limits.limit("replica_lag"), self.limits.limit("replica_delay")
