@@ -19,6 +19,10 @@ _MARKS = {
     "step-skipped": ("-", "skipped", "dim"),
 }
 _WORDS = {
+    "throttle-slowed",
+    "throttle-free",
+    "throttle-tuned",
+    "throttle-off",
     "connection-lost",
     "connection-back",
     "retry",
