@@ -47,12 +47,20 @@ def _row(step: AssessedStep) -> list[str]:
         step.lock.value.lower() or "none",
         step.lock.blocks,
         held(step),
-        count(step.walk.keys) if step.walk is not None else "?" if step.rows is None else count(step.rows),
+        _rows(step),
         size(step.bytes) if step.bytes else "-",
         "?" if step.seconds is None else "a moment" if step.seconds < MOMENT else duration(step.seconds),
         _in_the_way(step),
         level(step.risk.value),
     ]
+
+
+def _rows(step: AssessedStep) -> str:
+    if step.walk is not None:
+        return count(step.walk.keys)
+    if step.rows is None:
+        return "?" if step.facts else "-"
+    return count(step.rows)
 
 
 def held(step: AssessedStep) -> str:
@@ -90,7 +98,7 @@ def _in_the_way(step: AssessedStep) -> str:
 
 
 def _lines(step: AssessedStep) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = [(f"{step.risk.value} risk: ", reason) for reason in step.reasons]
+    lines: list[tuple[str, str]] = [("risk: ", reason) for reason in step.reasons]
     slow = step.seconds is None or step.seconds >= MOMENT
     if slow and step.does and not any(step.does in reason for reason in step.reasons):
         lines.append(("", step.does + _times(step)))

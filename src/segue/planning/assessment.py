@@ -299,7 +299,7 @@ def _step(predicted: StepPrediction, params: Any, found: Sequence[StatementFacts
         lock=lock,
         duration=max(strongest, key=list(_ORDER).index, default=Duration.INSTANT),
         touched=tuple(touched.values()),
-        rows=None if None in rows else max((row for row in rows if row is not None), default=0),
+        rows=None if None in rows or not rows else max((row for row in rows if row is not None), default=0),
         bytes=sum(one.bytes for one in found),
         seconds=seconds,
         held=0.0 if walks else _held(found, together=together),
@@ -405,6 +405,9 @@ def _risk(
     *,
     together: bool,
 ) -> tuple[Level, list[str]]:
+    if not found:
+        # Nothing of it goes to the target as a statement: what was predicted stands.
+        return predicted.risk, list(predicted.reasons)
     risks: list[tuple[Level, str]] = []
     for one in found:
         risks += [(Level.HIGH, f"would fail: {why}") for why in one.fails]
@@ -419,7 +422,8 @@ def _risk(
         risks += _of_walk(walk)
     risks += _of_time(params, seconds)
     if predicted.undo is None and not any(level is Level.CRITICAL for level, _ in risks):
-        risks.append((Level.HIGH, "cannot be undone"))
+        why = next((one for one in predicted.reasons if one.startswith("cannot be undone")), "cannot be undone")
+        risks.append((Level.HIGH, why))
     shown = [reason for level, reason in risks if level is not Level.LOW]
     return max((level for level, _ in risks), key=RANK.index, default=Level.LOW), list(dict.fromkeys(shown))
 

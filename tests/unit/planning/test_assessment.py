@@ -142,6 +142,8 @@ def test_what_cannot_be_told_is_said_and_not_guessed() -> None:
     found = judged({"sql": "DO $$ BEGIN PERFORM 1; END $$", "reverse": "SELECT 1"}, SMALL, None)
     assert found.steps[0].seconds is None
     assert "cannot be analysed (DO)" in found.reasons[0]
+    script = judged({"kind": "script", "type": "schema-change", "command": ["x"], "irreversible": "it mails"}, SMALL)
+    assert script.reasons == ('step "s" cannot be undone: it mails', 'step "s" cannot be analysed (script)')
     waits = judged({"kind": "approval"}, SMALL)
     assert 'how long step "s" (approval) takes' in waits.unknown
 
