@@ -18,6 +18,9 @@ from fix_shops import Shops
 from fix_targets import rows, run_sql, until, value
 from psycopg import conninfo
 
+from segue.engine.control import MustWait
+from segue.services import plans
+
 HEAD = "plan: count\nversion: 1.0.0\ndescription: Count up\nsteps:\n"
 
 FUNCTION = """
@@ -40,8 +43,8 @@ PYTHON = HEAD + (
 
 COMMAND = HEAD + (
     "  - name: up\n    kind: script\n    type: data-migration\n    command: [./count]\n    env: {WORD: x}\n"
-    "    irreversible: a test\n"
-).replace("    irreversible: a test\n", "    reverse: {command: ['true']}\n")
+    "    reverse: {command: ['true']}\n"
+)
 
 PROGRAM = f"""#!{sys.executable}
 import os, sys, time
@@ -102,7 +105,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_function_of_a_killed_run_goes_with_it_and_is_done_once(desk: Desk) -> None:
+def test_function_of_a_killed_run_goes_with_it_and_is_done_once(desk: Desk, shops: Shops) -> None:
     desk.write("count.py", FUNCTION)
     plan = desk.write("plan.yaml", PYTHON)
     process = desk.segue.start("run", plan, "--env", "shop")
@@ -116,9 +119,9 @@ def test_function_of_a_killed_run_goes_with_it_and_is_done_once(desk: Desk) -> N
     assert desk.count() == 0
     desk.hurry()
     desk.segue("run", plan, "--env", "shop").expect(0)
-    desk.segue("run", plan, "--env", "shop").expect(0)
+    assert shops.run("count").nothing_to_do
     assert desk.count() == 1
-    desk.segue("rollback", "--yes").expect(0)
+    shops.rollback()
     assert desk.count() == 0
 
 
@@ -229,18 +232,41 @@ def test_scripts_that_cannot_run_are_named_with_their_places(segue: Segue) -> No
         assert said in outcome.stderr
 
 
-def test_wait_holds_nothing_until_its_condition_holds(desk: Desk) -> None:
-    plan = desk.write(
-        "plan.yaml",
-        HEAD + "  - name: ready\n    kind: wait\n    every: 1h\n    condition:\n      query: SELECT slow FROM counter\n"
-        "      scalar: false\n  - name: soon\n    kind: wait\n    needs: [ready]\n    for: 200ms\n",
-    )
-    waiting = desk.segue("run", plan, "--env", "shop").expect(3)
-    assert 'step "ready" waits for its condition: found true, expected false' in waiting.stderr
-    assert desk.segue("status", "--json").expect(0).json["status"] == "waiting"
+def test_wait_holds_nothing_until_its_condition_holds(desk: Desk, shops: Shops) -> None:
+    condition = "{query: SELECT slow FROM counter, scalar: false}"
+    ready = f"  - name: ready\n    kind: wait\n    every: 1h\n    condition: {condition}\n"
+    shops.add(HEAD + ready + "  - name: soon\n    kind: wait\n    needs: [ready]\n    for: 200ms\n")
+    with pytest.raises(MustWait, match='step "ready" waits for its condition: found true, expected false'):
+        shops.run("count")
+    assert shops.status()["status"] == "waiting"
     assert value(desk.url, "select count(*) from pg_stat_activity where application_name like 'segue%'") == 0
     desk.hurry()
-    desk.segue("run", plan, "--env", "shop").expect(0)
+    shops.run("count")
+    assert [step["status"] for step in shops.status()["steps"]] == ["completed", "completed"]
+
+
+MEETING = """
+import os, pathlib, time
+
+def up(connection):
+    folder = pathlib.Path(os.environ["MEETING"])
+    (folder / os.environ["SEGUE_STEP"]).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.02)
+    connection.execute("update counter set n = n + 1")
+"""
+
+
+def test_scripts_that_do_not_need_each_other_run_side_by_side(desk: Desk, shops: Shops, tmp_path: Path) -> None:
+    desk.write("count.py", MEETING)
+    step = "  - {name: NAME, kind: script, type: validation, python: count.py:up, env: {MEETING: FOLDER}}\n"
+    text = HEAD + step.replace("NAME", "one") + step.replace("NAME", "two")
+    plan = desk.write("plan.yaml", text.replace("FOLDER", str(tmp_path)))
+    checked = plans.check(plan.read_text(), str(plan), shops.parts)
+    with shops.store.session() as session:
+        plans.add(session, shops.settings, checked)
+    shops.run("count")
+    assert desk.count() == 2
 
 
 # -- Node
@@ -291,7 +317,7 @@ PRISMA = HEAD + (
 
 
 def test_script_for_node_reaches_the_target_with_the_projects_modules(
-    desk: Desk, project: Path, store_url: str
+    desk: Desk, shops: Shops, project: Path, store_url: str
 ) -> None:
     desk.hurry()
     (desk.segue.folder / "lib").mkdir()
@@ -301,10 +327,10 @@ def test_script_for_node_reaches_the_target_with_the_projects_modules(
     plan = desk.write("plan.yaml", PRISMA.replace("PROJECT", str(project)))
     desk.segue("run", plan, "--env", "shop").expect(0)
     assert desk.count() == 41
-    output = desk.segue("status", "--json").expect(0).json["steps"][0]["detail"]["output"]
+    output = shops.status()["steps"][0]["detail"]["output"]
     assert json.loads(output[0])["name"].startswith("segue:")
     assert value(store_url, "select prisma_script from segue_store.migration_steps") == NODE
-    desk.segue("rollback", "--yes").expect(0)
+    shops.rollback()
     assert desk.count() == 0
 
 
