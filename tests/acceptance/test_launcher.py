@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,22 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] in ("Z", "X")
     except OSError:
         return True
+
+
+def test_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    leave = (
+        "import os; from segue.engine.scripts import private_folder; f = private_folder(); f.__enter__(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", leave], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    (left,) = tmp_path.iterdir()
+    with scripts.private_folder() as held:
+        assert {left, held} == set(tmp_path.iterdir())  # too young to tell
+        for folder in (left, held):
+            os.utime(folder, (0, 0))
+        with scripts.private_folder() as other:
+            assert {held, other} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("words", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -TERM $$", 143)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import selectors
@@ -38,6 +39,9 @@ SAID_AT_ONCE = 10
 SAID_AT_ALL = 1000
 
 _LONGEST_READ = 65536
+_PREFIX = "segue-script-"
+# Seconds in which a new folder is left alone whoever holds it.
+FRESH = 60.0
 # Colours and the like, and what else would move the cursor of whoever reads the log.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -125,12 +129,32 @@ class Output:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Give a folder that nobody else may look into, and remove it."""
-    folder = Path(tempfile.mkdtemp(prefix="segue-script-"))
+    """Give a folder that nobody else may look into, and remove it; and those of processes that were killed."""
+    _clear_old()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _clear_old() -> None:
+    """Remove the folders that nobody holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            # One that was made just now is perhaps not held yet.
+            if found.st_uid != os.geteuid() or clock.now().timestamp() - found.st_mtime < FRESH:
+                continue
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
 
 
 def execute(program: Program, *, boundary: Callable[[], None], output: Output, remove: Path) -> int:
