@@ -13,7 +13,7 @@ from segue.engine.events import Event, nobody
 from segue.errors import TargetUnreachable
 from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType
-from segue.services import environments, executions, plans
+from segue.services import environments, executions, plans, watching
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
@@ -73,12 +73,12 @@ class Shops:
     def status(self, execution: str | None = None) -> dict[str, Any]:
         """Return an execution as `segue status` would."""
         with self.store.session() as session:
-            return executions.describe(session, executions.find(session, execution))
+            return watching.describe(session, watching.find(session, execution))
 
     def said(self, execution: str | None = None) -> list[str]:
         """Return the actions of an execution's log."""
         with self.store.session() as session:
-            return [line["action"] for line in executions.logs(session, executions.find(session, execution))]
+            return [line["action"] for line in watching.logs(session, watching.find(session, execution))]
 
     def ledger(self, action: str) -> list[dict[str, Any]]:
         """Return the details of the ledger's entries of a kind."""

@@ -17,7 +17,7 @@ from fix_process import Outcome, Segue
 from segue import wiring
 from segue.model.vocabulary import EnvironmentType
 from segue.model.windows import DAYS
-from segue.services import approvals, environments, executions, ledger, plans
+from segue.services import approvals, environments, executions, ledger, plans, watching
 from segue.settings import Settings
 from segue.store import open_store
 
@@ -122,7 +122,7 @@ class Team:
 
     def status(self) -> Any:
         with open_store(self.settings) as store, store.session() as session:
-            return executions.describe(session, executions.find(session, None))
+            return watching.describe(session, watching.find(session, None))
 
     def ledger(self, *wanted: str) -> list[str]:
         with open_store(self.settings) as store, store.session() as session:

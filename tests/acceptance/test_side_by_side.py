@@ -18,7 +18,7 @@ from segue.engine import executor
 from segue.engine.control import MustWait
 from segue.errors import Busy, StepFailed, TargetUnreachable
 from segue.model.vocabulary import EnvironmentType
-from segue.services import environments, executions, plans
+from segue.services import environments, executions, plans, watching
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
@@ -86,7 +86,7 @@ class Desk:
 
     def status(self, execution: str | None = None) -> dict[str, Any]:
         with self.store.session() as session:
-            return executions.describe(session, executions.find(session, execution))
+            return watching.describe(session, watching.find(session, execution))
 
     def step(self, name: str) -> dict[str, Any]:
         return next(step for step in self.status()["steps"] if step["name"] == name)

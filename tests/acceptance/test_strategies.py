@@ -21,7 +21,7 @@ from fix_targets import Background, run_sql, until, value
 from segue.engine.control import MustWait
 from segue.errors import Blocked, Differences, SafelyUndone, StepFailed, UsageError
 from segue.services import approvals, checks, environments, rollouts, tuning
-from segue.services.executions import Options, Outcome
+from segue.services.beginnings import Options, Outcome
 
 WINDOW = """
 plan: short-break

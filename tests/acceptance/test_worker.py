@@ -25,7 +25,7 @@ from segue import clock, wiring
 from segue.errors import TargetUnreachable
 from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType, WorkQueue
-from segue.services import environments, executions, limits, metrics, plans, workers
+from segue.services import environments, executions, limits, metrics, plans, watching, workers
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
@@ -62,7 +62,7 @@ steps:
     table: account
     set: {n: n + 1}
     batch: {size: 20, max: 20}
-    pause: 30ms
+    pause: PAUSE
     workers: 4
     reverse:
       set: {n: n - 1}
@@ -91,8 +91,8 @@ class Yard:
             environments.add(session, self.settings, wanted, self.urls[name], unseen)
         return name
 
-    def plan(self, text: str, name: str = "plan", seconds: float = 0) -> str:
-        text = text.replace("NAME", name).replace("SECONDS", str(seconds))
+    def plan(self, text: str, name: str = "plan", seconds: float = 0, pause: str = "30ms") -> str:
+        text = text.replace("NAME", name).replace("SECONDS", str(seconds)).replace("PAUSE", pause)
         with self.store.session() as session:
             plans.add(session, self.settings, plans.check(text, "plan.yaml", self.parts))
         return name
@@ -107,11 +107,11 @@ class Yard:
 
     def describe(self, execution: str) -> dict[str, Any]:
         with self.store.session() as session:
-            return executions.describe(session, executions.find(session, execution))
+            return watching.describe(session, watching.find(session, execution))
 
     def status(self, execution: str) -> str:
         with self.store.session() as session:
-            return executions.find(session, execution).status
+            return watching.find(session, execution).status
 
     def wait(self, *found: str, status: str = "completed") -> None:
         until(lambda: all(self.status(execution) == status for execution in found), 40)
@@ -302,21 +302,37 @@ def connections(url: str) -> int:
     return int(value(url, query + " and datname = current_database()"))
 
 
+CLONES = """
+    with one as (select * from segue_store.migration_executions where id = %s),
+    places as (
+        insert into segue_store.environments (id, name, type, database_url, schema_name, data_size, traffic_level,
+                                              deployment_type)
+        select 'place-' || n, 'place-' || n, type, database_url, schema_name, data_size, traffic_level, deployment_type
+          from segue_store.environments, generate_series(1, 99) n
+        returning id
+    )
+    insert into segue_store.migration_executions (id, plan_id, environment_id, execution_number, status, steps_total,
+                                                  executed_by, execution_mode, plan_hash, handed_over, options, due_at)
+    select 'clone-' || places.id, plan_id, places.id, 1, status, steps_total, executed_by, execution_mode, plan_hash,
+           handed_over, options, now()
+      from one, places returning id
+"""
+
+
 def test_a_hundred_waiting_executions_cost_no_thread_and_no_connection(yard: Yard) -> None:
-    process = yard.worker("--concurrency", "2")
-    yard.plan(COUNT)
     yard.environment()
-    yard.wait(yard.hand_over("plan"))
-    before = threads(process), connections(yard.store.url)
-    for number in range(100):
-        yard.environment(f"shop-{number}", yard.urls["shop"])
-        yard.hand_over("plan", f"shop-{number}", at=clock.now() + timedelta(hours=1))
+    yard.plan(COUNT)
+    process = yard.worker("--concurrency", "2")
+    one = yard.hand_over("plan", at=clock.now() + timedelta(hours=1))
     waiting = "select count(*) from segue_store.migration_executions where waiting_for ->> 'kind' = 'time'"
+    until(lambda: value(yard.store.url, waiting) == 1)
+    before = threads(process), connections(yard.store.url)
+    assert len(rows(yard.store.url, CLONES, one)) == 99
     until(lambda: value(yard.store.url, waiting) == 100, 40)
     until(lambda: yard.workers()[0]["doing"] == [])
-    assert threads(process) <= before[0] + 1  # one of the pool's two may have begun only now
-    assert connections(yard.store.url) <= before[1] + 1
-    assert value(yard.store.url, "select count(*) from segue_queue.procrastinate_jobs") == 0
+    assert threads(process) <= before[0] + 3  # of the pool's four, one had begun
+    assert connections(yard.store.url) <= before[1] + 3
+    until(lambda: value(yard.store.url, "select count(*) from segue_queue.procrastinate_jobs") == 0)
     stop(process)
 
 
@@ -372,7 +388,7 @@ def scrape(port: int, path: str = "/metrics") -> str:
 
 def test_metrics_say_what_runs_and_what_waits(yard: Yard) -> None:
     yard.environment()
-    execution = yard.hand_over(yard.plan(FILL))
+    execution = yard.hand_over(yard.plan(FILL, pause="1s"))
     with ExitStack() as opened:
         process = yard.worker("--metrics-port", "0", "--name", "first")
         opened.callback(process.kill)

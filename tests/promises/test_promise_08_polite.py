@@ -22,7 +22,7 @@ from segue.engine.control import PauseRequested
 from segue.errors import Blocked, NotFound, StepFailed, UsageError
 from segue.model.throttling import ThrottleSettings
 from segue.rows.latency import fetch
-from segue.services import checks, executions, tuning
+from segue.services import checks, executions, tuning, watching
 
 PLAN = """\
 plan: {name}
@@ -64,7 +64,7 @@ class Work:
 
     def tune(self, **changes: Any) -> None:
         with self.shops.store.session() as session:
-            tuning.tune(session, executions.find(session, None), changes, actor="tester")
+            tuning.tune(session, watching.find(session, None), changes, actor="tester")
 
     def done(self) -> int:
         return int(value(self.url, "SELECT count(*) FROM customers WHERE name IS NOT NULL"))
@@ -331,7 +331,7 @@ def test_an_execution_is_tuned_over_its_plan_and_that_over_its_environment(work:
     assert (held["duty"], held["workers"], held["reason"]) == (0.5, 4, "held to 50% of the time")
     work.ends()
     with shops.store.session() as session:
-        row = executions.find(session, None)
+        row = watching.find(session, None)
         limits = tuning.describe(row, tuning.of_plan(row.plan.document), driven=False)["limits"]
         with pytest.raises(Blocked, match="nothing left to throttle"):
             tuning.tune(session, row, {"workers": 1}, actor="ada")

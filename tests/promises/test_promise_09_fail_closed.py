@@ -16,7 +16,7 @@ from psycopg import conninfo
 
 from segue.engine.control import MustWait
 from segue.errors import Blocked, ConfigurationError, Differences, DriftFound, SegueError
-from segue.services import executions, gates
+from segue.services import gates, watching
 from segue.store import open_store
 
 
@@ -77,7 +77,7 @@ def test_window_that_cannot_be_read_any_more_stops_a_run(team: Team) -> None:
         team.go()
     with open_store(team.settings) as store:
         with store.session() as session:
-            running = gates.RunGates(store, executions.find(session, None).id)
+            running = gates.RunGates(store, watching.find(session, None).id)
         team.window("whenever it suits")
         with pytest.raises(Blocked, match="cannot be read"):
             running.boundary()

@@ -14,7 +14,7 @@ from segue import clock, wiring
 from segue.engine.control import MustWait
 from segue.errors import Blocked, UsageError
 from segue.services import approvals, gates, plans
-from segue.services.executions import Options
+from segue.services.beginnings import Options
 from segue.settings import Settings
 from segue.store import Store
 from segue.store.ids import new_id

@@ -17,7 +17,7 @@ from segue.errors import Retry, SegueError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from segue.services.executions import Options, Outcome
+    from segue.services.beginnings import Options, Outcome
 
 COMMANDS = {
     "run": "Run a plan in an environment, or go on where an earlier run stopped.",
@@ -187,11 +187,11 @@ def rollback(
     """
 
     def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
-        from segue.services import executions
+        from segue.services import executions, watching
 
         if output.interactive() and not yes:
             with store.session() as session:
-                row = executions.find(session, execution)
+                row = watching.find(session, execution)
                 question = f'Take back "{row.plan.plan_name}" in "{row.environment.name}" (execution {row.id})?'
             output.ask(question, yes=yes, refuse="nobody is here to confirm the rollback")
         options = _options(False, accept_drift, resolve)
@@ -213,7 +213,7 @@ def _options(
 ) -> Options:
     from segue.model.windows import parse_moment
     from segue.ports import Observed
-    from segue.services.executions import Options
+    from segue.services.beginnings import Options
 
     if outside_window is not None and not outside_window.strip():
         raise UsageError("--outside-window needs a reason", hint="it is kept in the ledger")
@@ -233,7 +233,7 @@ def _work(work: Any, *, already: str, detach: bool, wait: bool) -> None:
     from segue import settings as loader
     from segue import wiring
     from segue.cli import _live
-    from segue.services import executions
+    from segue.services import watching
     from segue.store import open_store
 
     settings = loader.load()
@@ -247,16 +247,16 @@ def _work(work: Any, *, already: str, detach: bool, wait: bool) -> None:
                 outcomes = outcome if isinstance(outcome, list) else [outcome]
                 if detach and wait:
                     for one in outcomes:
-                        executions.follow(store, one.execution, watch)
+                        watching.follow(store, one.execution, watch)
             except SegueError as error:
                 if error.retry is not Retry.NEVER and not error.hint:
                     error.hint = "run again to go on"
                 raise
         with store.session() as session:
-            contents = [executions.describe(session, executions.find(session, one.execution)) for one in outcomes]
+            contents = [watching.describe(session, watching.find(session, one.execution)) for one in outcomes]
             for one in outcomes:
                 if detach and not wait and not one.nothing_to_do:
-                    output.say(executions.handed_words(session, one.execution))
+                    output.say(watching.handed_words(session, one.execution))
     shown = [{"nothing_to_do": one.nothing_to_do, **content} for one, content in zip(outcomes, contents, strict=True)]
     if output.as_json():
         output.document({"ok": True, **({"executions": shown} if isinstance(outcome, list) else shown[0])})
@@ -278,10 +278,10 @@ def _once(work: Any, *arguments: Any) -> Any:
 def _repeated(work: Any, store: Any, settings: Any, parts: Any, watch: Any) -> Any:
     """Do the work again and again for as long as it only has to wait; Ctrl-C leaves the execution waiting."""
     from segue.engine.control import MustWait
-    from segue.services import executions
+    from segue.services import watching
 
     while True:
         try:
             return work(store, settings, parts, watch)
         except MustWait as waits:
-            executions.until_due(store, waits, watch)
+            watching.until_due(store, waits, watch)

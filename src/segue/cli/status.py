@@ -40,14 +40,14 @@ def status(
         segue status --all
     """
     from segue import settings as loader
-    from segue.services import executions
+    from segue.services import watching
     from segue.store import open_store
 
     with open_store(loader.load()) as store, store.session() as session:
         if all_:
-            content = [executions.describe(session, row) for row in executions.latest(session)]
+            content = [watching.describe(session, row) for row in watching.latest(session)]
         else:
-            content = [executions.describe(session, executions.find(session, execution))]
+            content = [watching.describe(session, watching.find(session, execution))]
     if output.as_json():
         output.document({"executions": content} if all_ else content[0])
         return
@@ -87,18 +87,18 @@ def logs(
         segue logs --follow
     """
     from segue import settings as loader
-    from segue.services import executions
+    from segue.services import watching
     from segue.store import open_store
 
     with open_store(loader.load()) as store:
         after = 0
         with store.session() as session:
-            identity = executions.find(session, execution).id
+            identity = watching.find(session, execution).id
         while True:
             with store.session() as session:
-                row = executions.find(session, identity)
-                running = executions.driven(row)
-                lines = executions.logs(session, row, after=after)
+                row = watching.find(session, identity)
+                running = watching.driven(row)
+                lines = watching.logs(session, row, after=after)
             for line in lines:
                 after = line["id"]
                 if output.as_json():
@@ -134,14 +134,14 @@ def cancel(execution: Execution = None, format_: Format = Form.TEXT, json_: Json
 
 def _ask(what: str, execution: str | None) -> None:
     from segue import settings as loader
-    from segue.services import executions
+    from segue.services import executions, watching
     from segue.store import open_store
 
     settings = loader.load()
     with open_store(settings) as store:
         words = getattr(executions, what)(store, execution, actor=settings.user)
         with store.session() as session:
-            content = executions.describe(session, executions.find(session, execution))
+            content = watching.describe(session, watching.find(session, execution))
     if output.as_json():
         output.document({"ok": True, "said": words, **content})
     else:

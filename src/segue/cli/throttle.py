@@ -76,7 +76,7 @@ def throttle(
     )
 
     from segue import settings as loader
-    from segue.services import environments, executions, tuning
+    from segue.services import environments, tuning, watching
     from segue.store import open_store
 
     settings = loader.load()
@@ -87,10 +87,10 @@ def throttle(
                 tuning.tune_environment(session, place, changes, actor=settings.user, reset=reset)
             content: dict[str, Any] = {"environment": place.name, "limits": tuning.limits_of(place)}
         else:
-            row = executions.find(session, execution)
+            row = watching.find(session, execution)
             if changes or reset:
                 tuning.tune(session, row, changes, actor=settings.user, reset=reset)
-            content = tuning.describe(row, tuning.of_plan(row.plan.document), driven=executions.driven(row))
+            content = tuning.describe(row, tuning.of_plan(row.plan.document), driven=watching.driven(row))
     if output.as_json():
         output.document({"ok": True, **content})
     elif environment is not None:

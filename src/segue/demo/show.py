@@ -436,11 +436,11 @@ class _Show:
 
     def _status(self) -> dict[str, Any]:
         from segue.errors import NotFound
-        from segue.services import executions
+        from segue.services import watching
 
         with self._store.session() as session:
             try:
-                return executions.describe(session, executions.find(session, None))
+                return watching.describe(session, watching.find(session, None))
             except NotFound:
                 return {}
 

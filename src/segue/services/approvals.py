@@ -10,7 +10,7 @@ from segue.errors import Blocked, SegueError, UsageError
 from segue.model.lifecycles import PLAN, ApprovalStatus, ExecutionStatus, PlanStatus
 from segue.model.vocabulary import Mode
 from segue.ports import FORWARD
-from segue.services import assessments, environments, executions, gates, plans
+from segue.services import assessments, beginnings, environments, executions, gates, plans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -443,7 +443,7 @@ def _begin(store: Store, settings: Settings, parts: Parts, wanted: Wanted) -> st
                     hint='approve it again with a time (--at "2026-11-29 02:00 Europe/Berlin"), or give the '
                     "environment a window (--maintenance-window)",
                 )
-    options = executions.Options(at=at if mode is Mode.SCHEDULED else None)
+    options = beginnings.Options(at=at if mode is Mode.SCHEDULED else None)
     outcome = executions.hand_over(store, settings, parts, wanted.plan, wanted.environment, options, mode=mode.value)
     return None if outcome.nothing_to_do else outcome.execution
 

@@ -118,12 +118,12 @@ def _workers(report: Report, session: Session) -> None:
 def _silent_runs(report: Report, session: Session) -> None:
     from sqlalchemy import select
 
-    from segue.services import executions
+    from segue.services import watching
     from segue.store.tables.executions import ExecutionRow
 
     running = session.scalars(select(ExecutionRow).where(ExecutionRow.status == "running"))
     for row in running:
-        if executions.driven(row):
+        if watching.driven(row):
             continue
         since = f"since {row.heartbeat_at:%Y-%m-%d %H:%M} UTC" if row.heartbeat_at else "any more"
         report.problems.append(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from segue.planning.planfile import Plan
-    from segue.services.executions import Options
+    from segue.services.beginnings import Options
     from segue.store import Store
     from segue.store.tables.approvals import ApprovalRow
     from segue.store.tables.environments import EnvironmentRow

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from segue.engine.events import Event, Watch, nobody
 from segue.errors import SegueError, UsageError
-from segue.services import checks, environments, executions, following, plans
-from segue.services.executions import Options, Outcome
+from segue.services import beginnings, checks, environments, executions, following, plans
+from segue.services.beginnings import Options, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ def _refuse_twice(session: Session, names: Sequence[str]) -> None:
 def _completed(store: Store, plan_name: str, name: str) -> bool:
     with store.session() as session:
         plan_row = plans.get(session, plan_name)
-        row = executions.latest_of(session, plan_row.id, environments.get(session, name).id)
+        row = beginnings.latest_of(session, plan_row.id, environments.get(session, name).id)
         return row is not None and row.status == "completed" and row.plan_hash == plan_row.plan_hash
 
 
@@ -115,6 +115,6 @@ def _standing(store: Store, plan_name: str, names: Sequence[str]) -> list[str]:
     with store.session() as session:
         plan_id = plans.get(session, plan_name).id
         for name in names:
-            row = executions.latest_of(session, plan_id, environments.get(session, name).id)
+            row = beginnings.latest_of(session, plan_id, environments.get(session, name).id)
             lines.append(f"{name}: {row.status} (execution {row.id})" if row is not None else f"{name}: not begun")
     return lines

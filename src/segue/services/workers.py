@@ -22,7 +22,7 @@ from segue.engine.control import MustWait
 from segue.errors import Busy, ExitCode, FenceLost, Retry, SegueError, TargetUnreachable
 from segue.model.lifecycles import ExecutionStatus, WorkerStatus
 from segue.model.vocabulary import WorkQueue
-from segue.services import executions, limits
+from segue.services import executions, limits, watching
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 SWEEP_SECONDS = 2.0
 #: Without a sign of life for this long a worker's work counts no more, and it is shown as dead.
-SILENT_AFTER = executions.SILENT_AFTER
+SILENT_AFTER = watching.SILENT_AFTER
 #: And after this long it is marked as stopped.
 DEAD_AFTER = timedelta(seconds=30)
 # How long workers that have stopped are remembered; the ledger knows of them for ever.
