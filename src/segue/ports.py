@@ -478,6 +478,10 @@ class ApplicationFence(Protocol):
         """
         ...
 
+    def hold(self, patience: Patience, note: Callable[[str], None]) -> list[str]:
+        """Close it again where somebody has switched its triggers off; return on which tables."""
+        ...
+
     def adopt(self, direction: str) -> FenceState:
         """Keep a closed fence for the other direction."""
         ...

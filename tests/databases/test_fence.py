@@ -51,36 +51,43 @@ def refused(connection: psycopg.Connection[Any], command: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "INSERT INTO orders VALUES (1000)",
-        "UPDATE orders SET n = 1",
-        "DELETE FROM lines",
-        "TRUNCATE lines",
-        "INSERT INTO orders VALUES (1) ON CONFLICT DO NOTHING",
-        "WITH gone AS (DELETE FROM lines RETURNING 1) SELECT count(*) FROM gone",
-        "COPY orders FROM PROGRAM 'true'",
-        "MERGE INTO orders o USING (VALUES (1)) v (id) ON o.id = v.id WHEN MATCHED THEN UPDATE SET n = 1",
-        "INSERT INTO days VALUES ('2026-01-01')",
-        "INSERT INTO day_one VALUES ('2026-01-01')",
-        "UPDATE child SET id = 2",
-        "SET session_replication_role = replica; UPDATE orders SET n = 1",
-        "SET application_name = 'segue:other:1'; UPDATE orders SET n = 1",
-        "SELECT set_config('segue.pass', 'guessed', false); UPDATE orders SET n = 1",
-        "UPDATE orders SET n = 1 WHERE false",
-    ],
+WRITES = (
+    "INSERT INTO orders VALUES (1000)",
+    "UPDATE orders SET n = 1",
+    "DELETE FROM lines",
+    "TRUNCATE lines",
+    "INSERT INTO orders VALUES (1) ON CONFLICT DO NOTHING",
+    "WITH gone AS (DELETE FROM lines RETURNING 1) SELECT count(*) FROM gone",
+    "COPY orders FROM PROGRAM 'true'",
+    "MERGE INTO orders o USING (VALUES (1)) v (id) ON o.id = v.id WHEN MATCHED THEN UPDATE SET n = 1",
+    "INSERT INTO days VALUES ('2026-01-01')",
+    "INSERT INTO day_one VALUES ('2026-01-01')",
+    "UPDATE child SET id = 2",
+    "SET session_replication_role = replica; UPDATE orders SET n = 1",
+    "SET application_name = 'segue:other:1'; UPDATE orders SET n = 1",
+    "SELECT set_config('segue.pass', 'guessed', false); UPDATE orders SET n = 1",
+    "UPDATE orders SET n = 1 WHERE false",
 )
-def test_every_way_to_write_is_refused(any_database: str, open_target: Open, command: str) -> None:
+
+
+def test_every_way_to_write_is_refused(any_database: str, open_target: Open) -> None:
     run_sql(any_database, *TABLES)
     target = open_target(any_database)
     close(target)
-    with psycopg.connect(any_database, autocommit=True) as application:
-        application.execute("SET search_path = public")
-        assert refused(application, command)
-        application.execute("SELECT count(*) FROM orders, lines, days, child")
-        target.application_fence().open()
-        assert not refused(application, command)
+
+    def passed() -> list[str]:
+        found = []
+        for command in WRITES:
+            with psycopg.connect(any_database, autocommit=True) as application:
+                application.execute("SET search_path = public")
+                application.execute("SELECT count(*) FROM orders, lines, days, child")
+                if not refused(application, command):
+                    found.append(command)
+        return found
+
+    assert passed() == []
+    target.application_fence().open()
+    assert passed() == list(WRITES)
 
 
 def test_who_began_before_the_closing_is_refused_too(any_database: str, open_target: Open) -> None:
@@ -207,6 +214,20 @@ def open_target_again(target: PostgresTarget) -> PostgresTarget:
     """Open the fence, so that it can be made for other tables."""
     target.application_fence().open()
     return target
+
+
+def test_what_a_step_switches_off_is_switched_on_again(any_database: str, open_target: Open) -> None:
+    run_sql(any_database, *TABLES)
+    target = open_target(any_database)
+    close(target)
+    fence = target.application_fence()
+    apply(target, "ALTER TABLE orders DISABLE TRIGGER USER; ALTER TABLE parent DISABLE TRIGGER ALL")
+    apply(target, "ALTER TABLE parent ENABLE TRIGGER ALL", step="again")
+    assert sorted(fence.hold(Patience(5, 5), quiet)) == ["orders", "parent"]
+    assert fence.hold(Patience(5, 5), quiet) == []
+    with psycopg.connect(any_database, autocommit=True) as application:
+        assert refused(application, "UPDATE orders SET n = 1")
+        assert refused(application, "SET session_replication_role = replica; INSERT INTO parent VALUES (1)")
 
 
 def test_opening_waits_for_no_reader_and_the_triggers_go_later(any_database: str, open_target: Open) -> None:

@@ -296,20 +296,17 @@ class Executor:
         forward = self.record.step_runs(FORWARD)
         if direction == FORWARD:
             needed = any(run.status != StepRunStatus.COMPLETED for run in forward.values())
-            if self.work.downtime is not None and needed:
-                self._ask_approvals()
         else:
             untouched = (StepRunStatus.PENDING, StepRunStatus.SKIPPED, StepRunStatus.UNDONE)
             needed = any(forward[step.number].status not in untouched and step.kind.effects for step in self.work.steps)
-        if not self.shelter.closed:
-            self.control.boundary()
-        self.shelter.enter(direction, needed=needed)
+        self.shelter.enter(direction, needed=needed, before=self._ask_approvals if direction == FORWARD else _nothing)
         if self.shelter.closed:
             # On the way back whoever asked for a stop has it: what is undone is what was stopped.
             self.control.heed(drain=False, requests=direction == FORWARD)
 
     def _ask_approvals(self) -> None:
         """Raise MustWait for an approval that a step will ask for: it must be there before anybody is kept out."""
+        self.control.boundary()
         for step in self.work.steps:
             name = step.params.name
             if (step.params.approval or step.kind.kind == "approval") and self.work.gates.approval(name) is None:
@@ -364,8 +361,13 @@ class Executor:
         """Write down why the run stops here."""
         if isinstance(error, FenceLost):
             return  # the execution is another process's by now; so is its record
-        if isinstance(error, SegueError) and (words := self.shelter.still_closed()):
-            error.details = [words, *error.details]
+        if words := self.shelter.still_closed():
+            if isinstance(error, SegueError):
+                error.details = [words, *error.details]
+            else:
+                self.record.log("fence-kept", words, level="warning")
+            if isinstance(error, KeyboardInterrupt):
+                return  # as a killed process leaves it, so that a worker takes it over
         said = _describe(error)
         if isinstance(error, TargetUnreachable) and self.work.handed_over:
             error = MustWait(
@@ -576,6 +578,7 @@ class Executor:
             raise
         self._remember(step, target)
         journal.point("schema-remembered")
+        self.shelter.hold(name, target)
         slices = target.waits.slices - waits[0]
         self.record.step(
             step.number,
@@ -755,6 +758,10 @@ class _Progress:
 
     def waits(self, wait: MustWait) -> None:
         self.waiting.append(wait)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _earliest(waiting: list[MustWait]) -> MustWait:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What an undo is expected to take at least, in seconds; of a short window no more than a quarter is kept for it.
+#: An undo is expected to take as long as what it undoes, and somewhat more: it begins only when a chunk has ended.
+UNDO_SHARE = 1.25
+#: What it is expected to take at least, in seconds; of a short window no more than a quarter is kept for that.
 LEAST_UNDO = 5.0
 #: How long the triggers of an open fence may take to go, and those that an earlier run left behind.
 REMOVAL_SECONDS = 20.0
@@ -80,12 +82,12 @@ class Shelter:
         return self._deadline - clock.ticks() if self._deadline is not None else float("inf")
 
     def undo_takes(self) -> float:
-        """Return how long it should take to undo what was done: as long as that took."""
+        """Return how long it should take to undo what was done."""
         if self._downtime is None:
             return 0.0
         with self._counting:
             spent = self._spent + sum(clock.ticks() - began for began in self._running.values())
-        return max(spent, min(LEAST_UNDO, self._downtime.seconds / 4))
+        return max(spent * UNDO_SHARE, min(LEAST_UNDO, self._downtime.seconds / 4))
 
     def boundary(self) -> None:
         """Raise WindowOver when what is left of the time is what an undo needs."""
@@ -157,11 +159,12 @@ class Shelter:
 
     # -- in
 
-    def enter(self, direction: str, *, needed: bool = True) -> None:
+    def enter(self, direction: str, *, needed: bool = True, before: Callable[[], None] = lambda: None) -> None:
         """Keep the application out from here on; found closed, it stays so.
 
-        `needed`: whether there is anything to do for which it must be out. Raises Blocked when another execution's
-        fence stands, LockNotGranted when the application's own transactions do not end in time: it is let in then.
+        `needed`: whether there is anything to do for which it must be out; `before` is called while it is still in, and
+        may raise. Raises Blocked when another execution's fence stands, LockNotGranted when the application's own
+        transactions do not end in time: it is let in then.
         """
         self._direction = direction
         now = self._asked(lambda fence: fence.state())
@@ -169,6 +172,7 @@ class Shelter:
             if now is not None and now.state != "open":
                 raise now.standing()
             if self._downtime is not None and needed:
+                before()
                 self._close(self._downtime, direction)
             elif now is not None:
                 self._remove(LEFTOVER_SECONDS)
@@ -177,6 +181,7 @@ class Shelter:
         elif now.shut:
             self._found(now, self._downtime, needed)
         else:
+            before()
             self._close(self._downtime, direction)
 
     def _found(self, now: FenceState, downtime: Downtime, needed: bool) -> None:
@@ -212,6 +217,7 @@ class Shelter:
                 now = self._finish_closing(downtime)
             else:
                 now = self._asked(lambda fence: fence.close(downtime.seconds, downtime.tables, patience, self._note))
+            self._shut(now)
         except BaseException as error:
             if not isinstance(error, FenceLost | TargetUnreachable | KeyboardInterrupt):
                 self._let_in()
@@ -238,6 +244,23 @@ class Shelter:
         self._shut(now)
         self._write(now.closed_at, now.until, action="fence-closed")
         journal.point("fence-recorded")
+
+    def hold(self, step: str, target: Target) -> None:
+        """Switch the fence on again where a step has switched it off, as `DISABLE TRIGGER USER` does.
+
+        `target` is the step's own: others may run beside it.
+        """
+        if not self.closed or self._downtime is None or self._downtime.by_command:
+            return
+        patience = Patience(locks=self._downtime.lock_timeout, work=self._downtime.lock_timeout)
+        opened = self._asked(lambda fence: fence.hold(patience, self._note), target)
+        if opened:
+            self._record.log(
+                "fence-held",
+                f"the step had switched the application's fence off on {', '.join(opened)}; it is closed again",
+                step=step,
+                level="warning",
+            )
 
     # -- out
 
@@ -291,12 +314,13 @@ class Shelter:
     def _note(self, words: str) -> None:
         self._record.log("note", words)
 
-    def _asked(self, ask: Callable[[ApplicationFence], T]) -> T:
+    def _asked(self, ask: Callable[[ApplicationFence], T], target: Target | None = None) -> T:
         """Ask the target's fence; a connection that was lost is made again, since everything there may be repeated."""
+        target = target or self._target
         lost = 0
         while True:
             try:
-                return ask(self._target.application_fence())
+                return ask(target.application_fence())
             except FenceLost:
                 raise
             except TargetUnreachable as error:
@@ -304,7 +328,7 @@ class Shelter:
                 if lost > RECOVERIES:
                     raise
                 self._record.log("connection-lost", error.message, level="warning")
-                self._target.recover(RECOVERY_SECONDS)
+                target.recover(RECOVERY_SECONDS)
 
     def _write(
         self,

@@ -67,6 +67,8 @@ where t.tgfoid = pg_catalog.to_regprocedure('segue.fence_guard()') and not t.tgi
 order by t.tgrelid
 """
 
+_SWITCHED_OFF = _ARMED.replace("not t.tgisinternal", "not t.tgisinternal and t.tgenabled <> 'A'")
+
 _STATE = """
 select execution, direction, state, closed_at, until, opened_at,
     extract(epoch from until - clock_timestamp())::float8,
@@ -147,6 +149,10 @@ class Fence:
         stands in the way for longer than there is patience: nothing is closed then.
         """
         return self._told(lambda: self._close(seconds, tables, patience, note))
+
+    def hold(self, patience: Patience, note: Callable[[str], None]) -> list[str]:
+        """Switch on what somebody has switched off, and return on which tables: a step may have done so, unawares."""
+        return self._told(lambda: list(self._hold(patience, note)))
 
     def adopt(self, direction: str) -> FenceState:
         """Keep a closed fence for the way back."""
@@ -362,6 +368,20 @@ class Fence:
 
         lock.go(self._work, self._eye, patience, self._waits, attempt, note)
         return closed
+
+    def _hold(self, patience: Patience, note: Callable[[str], None]) -> Iterator[str]:
+        for oid, name, trigger in self._work.execute(_SWITCHED_OFF).fetchall():
+            lock = _Locking("fencing off", [(oid, name)], Lock.SHARE_ROW_EXCLUSIVE)
+
+            def attempt(piece: float, lock: _Locking = lock, name: str = name, trigger: str = trigger) -> None:
+                with self._work.transaction():
+                    self._check()
+                    if lock.take(self._work, piece):
+                        switch = sql.SQL("alter table {} enable always trigger {}")
+                        self._work.execute(switch.format(sql.SQL(name), sql.Identifier(trigger)))
+
+            lock.go(self._work, self._eye, patience, self._waits, attempt, note)
+            yield name
 
     # -- afterwards
 
