@@ -181,7 +181,7 @@ class Walk:
             self._size.heard(batch.size, batch.fits)
         elif batch.slowest_keys:
             self._size.took(batch.slowest_keys, batch.slowest / 1000)
-        self._seconds += 0.3 * (batch.milliseconds / 1000 - self._seconds)
+        self._seconds += 0.3 * (batch.milliseconds / 1000 + self._shared.pause - self._seconds)
 
     def _offer(self) -> None:
         """Have enough lie ready for whoever labours, and no more: the size of later batches follows what comes."""

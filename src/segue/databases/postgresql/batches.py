@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 from segue import clock
 from segue.databases.postgresql import lease
 from segue.databases.postgresql.lease import check_fence
 from segue.engine import journal
 from segue.errors import FenceLost
-from segue.ports import Batch, Pace, Position, Standing
+from segue.ports import Batch, BatchLost, Pace, Position, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ with next as materialized (
     from segue.batch as b
     where {_OF_WORK} and b.failure is null
         and b.number >= (
-            select greatest(w.lowest, %(above)s) from segue.work as w
+            select greatest(w.lowest, $1) from segue.work as w
             where w.execution = %(execution)s and w.step = %(step)s and w.direction = %(direction)s
                 and w.fence = %(fence)s and w.state = 'open'
         )
@@ -95,7 +96,7 @@ with next as materialized (
                 and a.beat_at > clock_timestamp() - make_interval(secs => %(lease)s)
         ))))
     order by b.number
-    limit {{most}}
+    limit {{}}
     for update of b skip locked
 )
 update segue.batch as b
@@ -127,9 +128,10 @@ from here left join segue.work as w on {_WORK}
 # The row of the fence is shared with every other session, that of the batch is this one's alone until the chunk ends:
 # nobody can take the batch away in between, whatever they think of its owner.
 _HOLD = f"""
-select from segue.lease as l, segue.batch as b
+select from segue.lease as l, segue.batch as b, unnest($1, $2) as m (batch, token)
 where l.role = 'fence' and l.execution = %(execution)s and l.fence = %(fence)s
-    and {_OF_WORK} and b.number = %(batch)s and b.token = %(token)s and b.owner = %(owner)s and b.state = 'claimed'
+    and {_OF_WORK} and b.number = m.batch and b.token = m.token and b.owner = %(owner)s and b.state = 'claimed'
+order by b.number
 for share of l for no key update of b
 """
 
@@ -137,38 +139,29 @@ _RECORD = f"""
 with chunk as (
     insert into segue.chunk
         (execution, step, direction, number, batch, after, until, lane, lanes, keys, rows, milliseconds, worker, fence)
-    values (%(execution)s, %(step)s, %(direction)s, nextval('segue.chunk_number'), %(batch)s, %(after)s, %(until)s,
-        %(lane)s, %(lanes)s, %(keys)s, %(rows)s, extract(epoch from clock_timestamp() - now()) * 1000, %(owner)s,
-        %(fence)s)
+    values (%(execution)s, %(step)s, %(direction)s, nextval('segue.chunk_number'), $1, $2, $3, $4, $5, $6, $7,
+        extract(epoch from clock_timestamp() - now()) * 1000, %(owner)s, %(fence)s)
     returning milliseconds
 ), batch as (
     update segue.batch as b
-    set written = b.written + %(keys)s, rows = b.rows + %(rows)s, milliseconds = b.milliseconds + c.milliseconds,
+    set written = b.written + $6, rows = b.rows + $7, milliseconds = b.milliseconds + c.milliseconds,
         slowest = case when c.milliseconds > b.slowest then c.milliseconds else b.slowest end,
-        slowest_keys = case when c.milliseconds > b.slowest then %(keys)s else b.slowest_keys end,
-        fits = %(fits)s, state = case when %(last)s then 'done' else b.state end,
-        done_at = case when %(last)s then clock_timestamp() end
+        slowest_keys = case when c.milliseconds > b.slowest then $6 else b.slowest_keys end,
+        fits = $9, state = case when $8 then 'done' else b.state end,
+        done_at = case when $8 then clock_timestamp() end
     from chunk as c
-    where {_OF_WORK} and b.number = %(batch)s
+    where {_OF_WORK} and b.number = $1
 )
 select w.state = 'open' and w.fence = %(fence)s, w.duty, w.workers, w.reason
 from chunk as c left join segue.work as w on {_WORK}
 """  # noqa: S608  texts of this module
 
 # The same for several batches at once, each of which is one chunk.
-_HOLD_ALL = f"""
-select from segue.lease as l, segue.batch as b, unnest(%(batches)s::integer[], %(tokens)s::bigint[]) as m (batch, token)
-where l.role = 'fence' and l.execution = %(execution)s and l.fence = %(fence)s
-    and {_OF_WORK} and b.number = m.batch and b.token = m.token and b.owner = %(owner)s and b.state = 'claimed'
-order by b.number
-for share of l for no key update of b
-"""
-
 _RECORD_ALL = f"""
 with done as materialized (
     select m.batch, m.rows, b.after, b.until, b.keys,
-        (extract(epoch from clock_timestamp() - now()) * 1000 / %(count)s)::integer as milliseconds
-    from segue.batch as b, unnest(%(batches)s::integer[], %(rows)s::bigint[]) as m (batch, rows)
+        (extract(epoch from clock_timestamp() - now()) * 1000 / cardinality($1))::integer as milliseconds
+    from segue.batch as b, unnest($1, $2) as m (batch, rows)
     where {_OF_WORK} and b.number = m.batch
 ), chunk as (
     insert into segue.chunk
@@ -192,15 +185,26 @@ _ALL_LEAVE = f"delete from segue.labourer where {_WORK}"  # noqa: S608  texts of
 
 _MINE = f"""
 with mine as materialized (
-    select b.number from segue.batch as b, unnest(%(numbers)s::integer[], %(tokens)s::bigint[]) as m (number, token)
+    select b.number from segue.batch as b, unnest($1, $2) as m (number, token)
     where {_OF_WORK} and b.number = m.number and b.token = m.token and b.state = 'claimed' and b.owner = %(owner)s
     order by b.number
     for update of b
 )
-update segue.batch as b set state = 'pending', owner = null, failure = %(failure)s::jsonb
+update segue.batch as b set state = 'pending', owner = null, failure = $3
 from mine
 where {_OF_WORK} and b.number = mine.number
 """  # noqa: S608  texts of this module
+
+# What a labourer's session sends again and again, with the types of what differs. Prepared in SQL, and not by the
+# driver, so that one message can hold several: see `Claims`.
+_PREPARED = {
+    "beat": ("", _BEAT),
+    "hold": ("(integer[], bigint[])", _HOLD),
+    "record": ("(integer, text[], text[], smallint, smallint, bigint, bigint, boolean, integer)", _RECORD),
+    "record_all": ("(integer[], bigint[])", _RECORD_ALL),
+    "give_back": ("(integer[], bigint[], jsonb)", _MINE),
+    "leave": ("", _LEAVE),
+}
 
 
 def work_of(key: EffectKey) -> dict[str, Any]:
@@ -352,7 +356,12 @@ class PostgresBoard:
 
 
 class Claims:
-    """A labourer's side of the board, in the session in which it writes."""
+    """A labourer's side of the board, in the session in which it writes.
+
+    A transaction is sent in two messages, its rows with what holds its batch and its record with the commit. Each is
+    a simple query: the server then counts the time between them. After the driver's pipeline it would not, and a
+    process that is stopped there would keep its rows locked, and its batch, for as long as it sleeps.
+    """
 
     def __init__(
         self,
@@ -363,18 +372,32 @@ class Claims:
         lost: Callable[[Connection, psycopg.Error], Exception],
     ) -> None:
         self._connection = connection
-        # The statements below are sent again and again; all others are unlike each other, and not worth keeping.
-        connection.prepare_threshold = 1_000_000
-        self.mine = {**work_of(key), "owner": owner, "fence": tenure.fence}
+        self._mine = {**work_of(key), "owner": owner, "fence": tenure.fence, "lease": lease.LEASE_SECONDS}
         self.standing = Standing(going=False)
         self._lost = lost
         self._above = 0
         self._looked_back = 0.0
+        self._claims: set[int] = set()
+        for name, (types, query) in _PREPARED.items():
+            self._prepare(name, types, query)
+
+    def _prepare(self, name: str, types: str, query: str) -> None:
+        text = psycopg.ClientCursor(self._connection).mogrify(query, self._mine)
+        self._connection.execute(
+            sql.SQL("prepare {} {} as {}").format(sql.Identifier(f"segue {name}"), sql.SQL(types), sql.SQL(text))
+        )
+
+    def call(self, name: str, *values: Any) -> sql.Composed:
+        """Return the statement that runs what was prepared under this name."""
+        given: list[sql.Composable] = [sql.SQL("("), sql.Literal(values[0])] if values else []
+        for value in values[1:]:
+            given += [sql.SQL(", "), sql.Literal(value)]
+        return sql.Composed([sql.SQL(f'execute "segue {name}"'), *given, sql.SQL(")" if values else "")])
 
     def beat(self) -> Standing:
         """Give a sign of life, and look at the pace; raises FenceLost."""
         with self._telling():
-            row = self._execute(_BEAT, lease=lease.LEASE_SECONDS).fetchone()
+            row = self._connection.execute(self.call("beat")).fetchone()
             if row is None:
                 raise FenceLost("the lease was taken over by another run; this labourer stops")
             self.standing = _standing(row[:4], row[4])
@@ -401,18 +424,19 @@ class Claims:
         return found
 
     def _take(self, most: int) -> list[Batch]:
-        rows = self._execute(_CLAIM.format(most=int(most)), above=self._above, lease=lease.LEASE_SECONDS).fetchall()
+        # The limit is in the text: of one that it cannot see the planner would think that it may be large.
+        most = 1 << (most.bit_length() - 1)
+        if most not in self._claims:
+            self._prepare(f"claim {most}", "(integer)", _CLAIM.format(most))
+            self._claims.add(most)
+        rows = self._connection.execute(self.call(f"claim {most}", self._above)).fetchall()
         return sorted((_batch(row) for row in rows), key=lambda batch: batch.number)
 
     def give_back(self, batches: Sequence[Batch], failure: Mapping[str, Any] | None = None) -> None:
         """Let others claim these, or nobody where there is a failure."""
+        said = json.dumps(dict(failure)) if failure is not None else None
         with self._telling():
-            self._execute(
-                _MINE,
-                numbers=[batch.number for batch in batches],
-                tokens=[batch.token for batch in batches],
-                failure=json.dumps(dict(failure)) if failure is not None else None,
-            )
+            self._connection.execute(self.call("give_back", *_named(batches), said))
         journal.point("batch-given-back")
 
     def fail(self, batch: Batch, error: Mapping[str, Any]) -> None:
@@ -422,41 +446,38 @@ class Claims:
     def leave(self) -> None:
         """Show no sign of life any more."""
         with self._telling():
-            self._execute(_LEAVE)
+            self._connection.execute(self.call("leave"))
 
-    def hold(self, batch: Batch) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Hold fence and batch for this transaction, if they are ours: then there is a row."""
-        return self._execute(_HOLD, batch=batch.number, token=batch.token)
+    def begin(self, batches: Sequence[Batch], statements: Sequence[sql.Composable]) -> list[int]:
+        """Begin a transaction and run statements; return how many rows each changed.
 
-    def hold_all(self, batches: Sequence[Batch]) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Hold fence and batches for this transaction; there is a row for each that is ours."""
-        numbers, tokens = [batch.number for batch in batches], [batch.token for batch in batches]
-        return self._execute(_HOLD_ALL, batches=numbers, tokens=tokens)
+        Raises BatchLost, or FenceLost, with nothing left of it.
+        """
+        # Nothing is committed before it is seen that fence and batches are held: what was lost is rolled back.
+        parts = [sql.SQL("begin"), self.call("hold", *_named(batches)), *statements]
+        cursor = self._connection.execute(sql.SQL(";\n").join(parts))
+        cursor.nextset()
+        if cursor.rowcount != len(batches):
+            self._connection.execute("rollback")
+            raise self._whose() or BatchLost(f"batch {batches[0].number} is another labourer's by now")
+        rows = []
+        while cursor.nextset():
+            rows.append(cursor.rowcount)
+        return rows[-len(batches) :]
 
-    def record(self, **values: Any) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Write down a chunk and what it means for its batch."""
-        return self._execute(_RECORD, **values)
-
-    def record_all(self, batches: Sequence[Batch], rows: Sequence[int]) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Write down that these batches are done, each in one chunk with so many rows."""
-        numbers = [batch.number for batch in batches]
-        return self._execute(_RECORD_ALL, batches=numbers, rows=list(rows), count=len(numbers))
-
-    def recorded(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
-        """Take note of how we stand."""
+    def commit(self, statement: sql.Composable) -> None:
+        """End the transaction with its record, and take note of how we stand."""
+        cursor = self._connection.execute(sql.SQL(";\n").join([statement, sql.SQL("commit")]))
         (standing,) = cursor.fetchall()
         self.standing = _standing(standing, self.standing.rank)
 
-    def whose(self) -> Exception | None:
+    def _whose(self) -> Exception | None:
         """Return FenceLost when that is why nothing could be held, else None: then the batch is lost."""
         row = self._connection.execute(
             "select from segue.lease where role = 'fence' and execution = %(execution)s and fence = %(fence)s",
-            self.mine,
+            self._mine,
         ).fetchone()
         return FenceLost("the lease was taken over by another run; this labourer stops") if row is None else None
-
-    def _execute(self, query: str, **values: Any) -> psycopg.Cursor[tuple[Any, ...]]:
-        return self._connection.execute(query.encode(), {**self.mine, **values}, prepare=True)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -470,6 +491,10 @@ class Claims:
             pass
         except psycopg.Error as error:
             raise self._lost(self._connection, error) from error
+
+
+def _named(batches: Sequence[Batch]) -> tuple[list[int], list[int]]:
+    return [batch.number for batch in batches], [batch.token for batch in batches]
 
 
 def _standing(row: Sequence[Any], rank: int) -> Standing:

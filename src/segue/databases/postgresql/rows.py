@@ -490,22 +490,13 @@ class _Writer(Claims):
         """Update the range's rows and record the chunk in one transaction."""
         work = self._work
         try:
-            (rows,) = self._begin([batch], [cut])
+            (rows,) = self.begin([batch], [work.update(cut)])
             journal.point("chunk-before-commit")
-            with self._connection.pipeline():
-                recorded = self.record(
-                    batch=batch.number,
-                    after=list(cut.after) if cut.after is not None else None,
-                    until=list(cut.until) if cut.until is not None else None,
-                    lane=cut.lane,
-                    lanes=cut.lanes,
-                    keys=cut.meant,
-                    rows=rows,
-                    last=last,
-                    fits=fits,
-                )
-                self._connection.execute("commit")
-            self.recorded(recorded)
+            after = list(cut.after) if cut.after is not None else None
+            until = list(cut.until) if cut.until is not None else None
+            self.commit(
+                self.call("record", batch.number, after, until, cut.lane, cut.lanes, cut.meant, rows, last, fits)
+            )
         except psycopg.Error as error:
             self._end_failed()
             if isinstance(error, GAVE_WAY):
@@ -523,12 +514,13 @@ class _Writer(Claims):
     def write_all(self, batches: Sequence[Batch]) -> bool:
         """Do several small batches in one transaction; False when it was rolled back and each must be done alone."""
         try:
-            rows = self._begin(batches, [Cut(b.after, b.until, b.keys, last=False) for b in batches])
+            # All together they may last as long as one chunk: what waits for one of these rows waits for all.
+            each = f"{max(1, round(self._limit * 1000 / len(batches)))}ms"
+            limit = sql.SQL("set local statement_timeout = {}").format(sql.Literal(each))
+            cuts = [Cut(batch.after, batch.until, batch.keys, last=False) for batch in batches]
+            rows = self.begin(batches, [limit, *(self._work.update(cut) for cut in cuts)])
             journal.point("chunk-before-commit")
-            with self._connection.pipeline():
-                recorded = self.record_all(batches, rows)
-                self._connection.execute("commit")
-            self.recorded(recorded)
+            self.commit(self.call("record_all", [batch.number for batch in batches], rows))
         except BatchLost:
             return False
         except psycopg.Error as error:
@@ -538,22 +530,6 @@ class _Writer(Claims):
             return False
         journal.point("chunk-committed")
         return True
-
-    def _begin(self, batches: Sequence[Batch], cuts: Sequence[Cut]) -> list[int]:
-        """Begin a transaction and write the rows; raises BatchLost, with nothing left of it."""
-        # Sent together. What a labourer that lost its batch wrote is rolled back, as nothing is committed unseen.
-        with self._connection.pipeline():
-            self._connection.execute("begin")
-            held = self.hold(*batches) if len(batches) == 1 else self.hold_all(batches)
-            if len(cuts) > 1:
-                # All together they may last as long as one chunk: what waits for one of these rows waits for all.
-                each = f"{max(1, round(self._limit * 1000 / len(cuts)))}ms"
-                self._connection.execute("select pg_catalog.set_config('statement_timeout', %s, true)", [each])
-            written = [self._connection.execute(self._work.update(cut)) for cut in cuts]
-        if held.rowcount != len(batches):
-            self._connection.execute("rollback")
-            raise self.whose() or BatchLost(f"batch {batches[0].number} is another labourer's by now")
-        return [cursor.rowcount for cursor in written]
 
     def _end_failed(self) -> None:
         """Leave a transaction that failed."""
