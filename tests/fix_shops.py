@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,9 +58,13 @@ class Shops:
         wanted = executions.Options(**options)
         return executions.run(self.store, self.settings, self.parts, plan, env, wanted, watch)
 
-    def drive(self, execution: str) -> executions.Outcome:
+    def hand_over(self, plan: str, env: str = "shop") -> str:
+        """Leave a run to the workers; return the execution."""
+        return executions.hand_over(self.store, self.settings, self.parts, plan, env).execution
+
+    def drive(self, execution: str, drain: threading.Event | None = None) -> executions.Outcome:
         """Do with an execution what a worker would do now."""
-        return executions.drive(self.store, self.settings, self.parts, execution)
+        return executions.drive(self.store, self.settings, self.parts, execution, drain=drain)
 
     def due(self) -> list[str]:
         """Return what a worker would look at."""

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -297,6 +299,20 @@ def test_whoever_stops_a_window_gets_everything_undone(shop: Shop, how: str) -> 
     assert shop.type() == "integer"
     assert not shop.shut()
     assert shop.shops.status()["status"] == "rolled-back"
+
+
+def test_a_worker_that_is_stopped_ends_its_window_first(shop: Shop) -> None:
+    drain = threading.Event()
+    execution = shop.shops.hand_over(shop.shops.add(shop.plan(LATCH).read_text()))
+    work = Background(lambda: shop.shops.drive(execution, drain))
+    until(lambda: shop.type() == "bigint")
+    drain.set()
+    time.sleep(1)
+    assert shop.shut()
+    shop.release()
+    work.result()
+    assert not shop.shut()
+    assert shop.shops.status(execution)["status"] == "completed"
 
 
 def test_a_window_whose_approval_is_taken_back_is_undone(shop: Shop) -> None:
