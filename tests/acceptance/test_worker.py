@@ -305,16 +305,18 @@ def connections(url: str) -> int:
 CLONES = """
     with one as (select * from segue_store.migration_executions where id = %s),
     places as (
-        insert into segue_store.environments (id, name, type, database_url, schema_name, data_size, traffic_level,
-                                              deployment_type)
-        select 'place-' || n, 'place-' || n, type, database_url, schema_name, data_size, traffic_level, deployment_type
+        insert into segue_store.environments
+               (id, name, type, database_url, schema_name, data_size, traffic_level, deployment_type)
+        select 'place-' || lpad(n::text, 2, '0'), 'place-' || n, type, database_url, schema_name, data_size,
+               traffic_level, deployment_type
           from segue_store.environments, generate_series(1, 99) n
         returning id
     )
-    insert into segue_store.migration_executions (id, plan_id, environment_id, execution_number, status, steps_total,
-                                                  executed_by, execution_mode, plan_hash, handed_over, options, due_at)
+    insert into segue_store.migration_executions
+           (id, plan_id, environment_id, execution_number, status, steps_total, executed_by, execution_mode, plan_hash,
+            handed_over, options, assessment, due_at)
     select 'clone-' || places.id, plan_id, places.id, 1, status, steps_total, executed_by, execution_mode, plan_hash,
-           handed_over, options, now()
+           handed_over, options, assessment, now()
       from one, places returning id
 """
 
@@ -388,7 +390,7 @@ def scrape(port: int, path: str = "/metrics") -> str:
 
 def test_metrics_say_what_runs_and_what_waits(yard: Yard) -> None:
     yard.environment()
-    execution = yard.hand_over(yard.plan(FILL, pause="1s"))
+    execution = yard.hand_over(yard.plan(FILL, pause="400ms"))
     with ExitStack() as opened:
         process = yard.worker("--metrics-port", "0", "--name", "first")
         opened.callback(process.kill)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from segue.engine.events import Event
+    from segue.engine.events import Event, Watch
     from segue.ports import Parts
     from segue.settings import Settings
     from segue.store import Store
@@ -236,10 +236,10 @@ class Worker:
         if entry is None:
             return ""
         extra = {"execution": execution, "plan": entry["plan"], "environment": entry["environment"]}
-        outcome = "failed"
+        outcome, told = "failed", threading.Event()
         try:
             done = executions.drive(
-                self.store, self._settings, self._parts, execution, self._teller(extra), drain=self._drain
+                self.store, self._settings, self._parts, execution, self._teller(extra, told), drain=self._drain
             )
             outcome = "" if done.nothing_to_do else "ended"
         except MustWait as wait:
@@ -252,12 +252,17 @@ class Worker:
             outcome = "busy"
             log.info("%s", error, extra={"action": "execution-busy", **extra})
             self._postpone(execution, error)
+        except TargetUnreachable as error:
+            outcome = "waits"
+            log.warning("%s", error, extra={"action": "target-away", "code": error.code, **extra})
+            self._postpone(execution, error)
         except SegueError as error:
             log.error("%s", error, extra={"action": "execution-failed", "code": error.code, **extra})
             self._postpone(execution, error)
         finally:
             self._release(entry)
-            if outcome not in ("", "busy"):
+            # One that only looked whether it may begin has kept nobody from anything.
+            if told.is_set():
                 self._nudge_next(execution, again=outcome == "drained")
         return outcome
 
@@ -287,7 +292,7 @@ class Worker:
                 direction,
                 owner=self.name,
                 drain=self._drain,
-                watch=self._teller(extra),
+                watch=self._teller(extra, threading.Event()),
             )
         except SegueError as error:
             log.warning("%s", error, extra={"action": "slot-failed", "step": step, "code": error.code, **extra})
@@ -296,8 +301,11 @@ class Worker:
             self._release(entry)
         return "ended" if finished else ""
 
-    def _teller(self, extra: Mapping[str, Any]) -> Any:
+    def _teller(self, extra: Mapping[str, Any], told: threading.Event) -> Watch:
+        """Return what writes into this process's log what happens to an execution; `told` is set by the first of it."""
+
         def tell(event: Event) -> None:
+            told.set()
             level = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
             log.log(
                 logging.DEBUG if event.action == "progress" else level.get(event.level, logging.INFO),
