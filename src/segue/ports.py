@@ -344,7 +344,12 @@ class ChunkedWork(Protocol):
     key: tuple[str, ...]
     #: In how many lanes, one after the other, a range is best written; the same for as long as the work lasts.
     lanes: int
-    board: Board
+
+    @property
+    def board(self) -> Board:
+        """Return where the work is offered, and claimed by labourers."""
+        ...
+
     #: Who works here, as the lease or whoever joined it says.
     holder: str
 
