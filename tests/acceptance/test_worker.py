@@ -10,14 +10,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fix_process import Segue
-from fix_targets import rows, run_sql, terminate, until, value
+from fix_targets import Background, rows, run_sql, terminate, until, value
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import conninfo
 
@@ -69,6 +69,9 @@ steps:
 """
 
 
+JOBS = "select count(*) from segue_queue.procrastinate_jobs"
+
+
 def unseen(url: str) -> Probe:
     """Stand in for a look at the database, which takes a second to measure its traffic."""
     raise TargetUnreachable("not looked at")
@@ -104,6 +107,19 @@ class Yard:
 
     def worker(self, *options: str) -> subprocess.Popen[str]:
         return self.segue.start("worker", *options)
+
+    @contextmanager
+    def hands(self, number: int = 1) -> Iterator[None]:
+        """Run workers in this process, where it is no matter that they are processes; they have stopped at the end."""
+        found = [workers.Worker(self.store, self.settings, self.parts, workers.Wanted(f"w{n}")) for n in range(number)]
+        running = [Background(worker.run) for worker in found]
+        try:
+            yield
+        finally:
+            for worker in found:
+                worker.stop()
+            codes = [thread.result(40) for thread in running]
+        assert codes == [0] * number
 
     def describe(self, execution: str) -> dict[str, Any]:
         with self.store.session() as session:
@@ -165,9 +181,8 @@ def test_worker_that_is_told_to_stop_leaves_the_rest_to_another(yard: Yard) -> N
     assert (doing["execution"], doing["plan"], doing["environment"]) == (execution, "plan", "shop")
     stop(first)
     assert yard.status(execution) == "waiting"
-    second = yard.worker()
-    yard.wait(execution)
-    stop(second)
+    with yard.hands():
+        yard.wait(execution)
     assert rows(yard.urls["shop"], "select n, count(*) from account group by n") == [(1, 2000)]
 
 
@@ -186,9 +201,8 @@ def test_second_signal_ends_a_worker_at_once_and_nothing_is_done_twice(yard: Yar
     # As if the time had passed after which others take it for dead.
     for column in ("workers", "migration_executions"):
         run_sql(yard.store.url, f"update segue_store.{column} set heartbeat_at = now() - interval '1 minute'")
-    second = yard.worker()
-    yard.wait(execution)
-    stop(second)
+    with yard.hands():
+        yard.wait(execution)
     assert value(yard.urls["shop"], "select n from counter") == 1
 
 
@@ -197,10 +211,8 @@ def test_executions_on_one_target_go_one_after_the_other_and_those_after_one_whe
     first = yard.hand_over(yard.plan(COUNT, "first", 0.3))
     after = yard.hand_over(yard.plan(COUNT, "after"), after=first)
     others = [yard.hand_over(yard.plan(COUNT, f"other-{number}", 0.1)) for number in range(3)]
-    processes = [yard.worker(), yard.worker()]
-    yard.wait(first, after, *others)
-    for process in processes:
-        stop(process)
+    with yard.hands(2):
+        yard.wait(first, after, *others)
     assert value(yard.urls["shop"], "select n from counter") == 5
     query = "select execution from segue.history order by id"
     done = [row[0] for row in rows(yard.urls["shop"], query)]
@@ -214,12 +226,10 @@ def test_limit_holds_over_all_workers(yard: Yard) -> None:
         yard.hand_over(yard.plan(COUNT, f"plan-{number}", 0.4), yard.environment(f"shop-{number}"))
         for number in range(5)
     ]
-    processes = [yard.worker(), yard.worker()]
     most = 0
-    while not all(yard.status(execution) == "completed" for execution in found):
-        most = max(most, sum(len(item["doing"]) for item in yard.workers()))
-    for process in processes:
-        stop(process)
+    with yard.hands(2):
+        while not all(yard.status(execution) == "completed" for execution in found):
+            most = max(most, sum(len(item["doing"]) for item in yard.workers()))
     assert most == 2
 
 
@@ -230,13 +240,11 @@ def test_limit_of_nothing_begins_nothing_until_it_is_lifted(yard: Yard) -> None:
         "slots": 3,
     }
     execution = yard.hand_over(yard.plan(COUNT))
-    process = yard.worker()
-    queue = "select count(*) from segue_queue.procrastinate_jobs"
-    until(lambda: yard.workers() and value(yard.store.url, queue) == 0)
-    assert yard.status(execution) == "waiting"
-    assert "no limit" in yard.segue("store", "limit", "--executions", "none").expect(0).stdout
-    yard.wait(execution)
-    stop(process)
+    with yard.hands():
+        until(lambda: yard.workers() and value(yard.store.url, JOBS) == 0)
+        assert yard.status(execution) == "waiting"
+        assert "no limit" in yard.segue("store", "limit", "--executions", "none").expect(0).stdout
+        yard.wait(execution)
     assert yard.ledger("limits") == ["limit-set", "limit-set", "limit-removed"]
     yard.segue("store", "limit", "--slots", "-1").expect(64)
     yard.segue("store", "limit", "--slots", "many").expect(64)
@@ -245,15 +253,13 @@ def test_limit_of_nothing_begins_nothing_until_it_is_lifted(yard: Yard) -> None:
 def test_copy_slots_on_one_database_are_limited(yard: Yard) -> None:
     yard.environment("free")
     yard.environment("narrow", max_slots=1)
-    processes = [yard.worker(), yard.worker()]
-    found = [yard.hand_over(yard.plan(FILL, name), name) for name in ("free", "narrow")]
     seen: dict[str, set[int]] = {"free": set(), "narrow": set()}
-    while not all(yard.status(execution) == "completed" for execution in found):
-        slots = [entry for item in yard.workers() for entry in item["doing"] if entry["queue"] == "slots"]
-        for name, counts in seen.items():
-            counts.add(sum(entry["environment"] == name for entry in slots))
-    for process in processes:
-        stop(process)
+    with yard.hands(2):
+        found = [yard.hand_over(yard.plan(FILL, name), name) for name in seen]
+        while not all(yard.status(execution) == "completed" for execution in found):
+            slots = [entry for item in yard.workers() for entry in item["doing"] if entry["queue"] == "slots"]
+            for name, counts in seen.items():
+                counts.add(sum(entry["environment"] == name for entry in slots))
     assert max(seen["free"]) == 3  # the driver labours too
     assert max(seen["narrow"]) == 1
     for name in seen:
@@ -265,12 +271,11 @@ def test_target_that_cannot_be_had_is_tried_again_or_fails_with_the_reason(yard:
     locked = conninfo.make_conninfo(yard.environment("shop") and yard.urls["shop"], user="nobody_there")
     yard.environment("refused", locked)
     away, refused = (yard.hand_over(yard.plan(COUNT), name) for name in ("away", "refused"))
-    process = yard.worker()
-    yard.wait(refused, status="failed")
-    until(lambda: (yard.describe(away)["waiting_for"] or {}).get("kind") == "target")
+    with yard.hands():
+        yard.wait(refused, status="failed")
+        until(lambda: (yard.describe(away)["waiting_for"] or {}).get("kind") == "target")
     assert yard.describe(away)["due_at"] > clock.now()
     assert "nobody_there" in yard.describe(refused)["error"]["message"]
-    stop(process)
 
 
 @pytest.mark.slow
@@ -334,7 +339,7 @@ def test_a_hundred_waiting_executions_cost_no_thread_and_no_connection(yard: Yar
     until(lambda: yard.workers()[0]["doing"] == [])
     assert threads(process) <= before[0] + 3  # of the pool's four, one had begun
     assert connections(yard.store.url) <= before[1] + 3
-    until(lambda: value(yard.store.url, "select count(*) from segue_queue.procrastinate_jobs") == 0)
+    until(lambda: value(yard.store.url, JOBS) == 0)
     stop(process)
 
 
@@ -354,12 +359,11 @@ def test_worker_whose_sessions_are_ended_goes_on(yard: Yard) -> None:
 
 
 def test_worker_that_was_taken_for_dead_registers_anew(yard: Yard) -> None:
-    process = yard.worker("--name", "sleeper")
-    (first,) = until(yard.workers)
-    run_sql(yard.store.url, "update segue_store.workers set status = 'stopped'")
-    until(lambda: [item["name"] for item in yard.workers()] == ["sleeper"])
-    assert yard.workers()[0]["id"] != first["id"]
-    stop(process)
+    with yard.hands():
+        (first,) = until(yard.workers)
+        run_sql(yard.store.url, "update segue_store.workers set status = 'stopped'")
+        until(lambda: [item["name"] for item in yard.workers()] == ["w0"])
+        assert yard.workers()[0]["id"] != first["id"]
 
 
 def test_dead_worker_is_shown_as_such_and_marked_as_stopped_by_another(yard: Yard) -> None:
@@ -375,11 +379,10 @@ def test_dead_worker_is_shown_as_such_and_marked_as_stopped_by_another(yard: Yar
 
 
 def test_worker_refuses_a_queue_that_workers_of_another_version_use(yard: Yard) -> None:
-    process = yard.worker()
-    until(lambda: yard.workers() and value(yard.store.url, "select to_regnamespace('segue_queue') is not null"))
-    run_sql(yard.store.url, "comment on schema segue_queue is 'Segue''s nudges for workers (another version)'")
-    assert "another version of Procrastinate" in ended(yard.worker(), 78)
-    stop(process)
+    with yard.hands():
+        until(lambda: yard.workers() and value(yard.store.url, "select to_regnamespace('segue_queue') is not null"))
+        run_sql(yard.store.url, "comment on schema segue_queue is 'Segue''s nudges for workers (another version)'")
+        assert "another version of Procrastinate" in ended(yard.worker(), 78)
     ended(yard.worker("--once"))
 
 
