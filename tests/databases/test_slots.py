@@ -52,6 +52,14 @@ class Slots:
             f"CREATE TRIGGER slow BEFORE UPDATE ON t {when} EXECUTE FUNCTION slow()",
         )
 
+    def catch(self, process: Any, owner: str) -> bool:
+        """Stop a process if it has a batch just then."""
+        process.send_signal(signal.SIGSTOP)
+        if self.value("SELECT count(*) FROM segue.batch WHERE state = 'claimed' AND owner = %s", owner):
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
     def counted(self) -> dict[int, int]:
         return dict(rows(self.url, "SELECT n, count(*) FROM t GROUP BY 1"))
 
@@ -88,24 +96,24 @@ class Drive(Background):
         super().__init__(lambda: STEP.run(self.run_))
         until(lambda: self.run_.record.batches)
 
-    def go(self, labourers: int) -> None:
+    def go(self, labourers: int, duty: float = 1) -> None:
         until(lambda: self.slots.value("SELECT count(*) FROM segue.labourer") == labourers)
-        self.pace = Pace()
+        self.pace = Pace(duty=duty)
 
 
 def test_batches_of_one_killed_and_of_one_stopped_are_done_by_others_once(slots: Slots, open_target: Open) -> None:
-    driver = Drive(slots, open_target(slots.url, "e"), pause=0.02)
-    killed, stopped = (slots.start(fence=driver.fence, params={"pause": 0.2}) for _ in range(2))
+    slots.slow("FOR EACH STATEMENT", 0.05)
+    driver = Drive(slots, open_target(slots.url, "e"))
+    killed, stopped = (slots.start(fence=driver.fence) for _ in range(2))
     driver.go(3)
-    until(lambda: slots.chunks("process 0") and slots.chunks("process 1"))
+    until(lambda: slots.catch(killed, "process 0"))
     killed.kill()
-    stopped.send_signal(signal.SIGSTOP)
-    held = slots.value("SELECT count(*) FROM segue.batch WHERE state = 'claimed' AND owner LIKE 'process%%'")
+    until(lambda: slots.catch(stopped, "process 1"))
     driver.result()
     stopped.send_signal(signal.SIGCONT)
     assert stopped.wait(20) == 0
     assert slots.counted() == {1: 1000}
-    assert slots.value("SELECT sum(retries) FROM segue.batch") >= held > 0
+    assert slots.value("SELECT sum(retries) FROM segue.batch") >= 2
     assert driver.run_.record.rows == 1000
 
 
@@ -153,9 +161,9 @@ def test_of_two_with_one_batch_the_later_claim_writes(slots: Slots, open_target:
 
 
 def test_a_pace_of_nothing_stops_everybody_and_another_goes_on(slots: Slots, open_target: Open) -> None:
-    driver = Drive(slots, open_target(slots.url, "e"), here=2, pause=0.01)
-    slots.start(fence=driver.fence, params={"pause": 0.01})
-    driver.go(3)
+    driver = Drive(slots, open_target(slots.url, "e"), here=2)
+    slots.start(fence=driver.fence)
+    driver.go(3, duty=0.01)
     until(lambda: slots.chunks("process 0"))
     driver.pace = Pace(duty=0, reason="a replica is behind")
     until(lambda: slots.value("SELECT count(*) FROM segue.work WHERE duty = 0"))
@@ -171,9 +179,9 @@ def test_a_pace_of_nothing_stops_everybody_and_another_goes_on(slots: Slots, ope
 
 
 def test_a_pace_with_one_worker_lets_the_first_go_on_alone(slots: Slots, open_target: Open) -> None:
-    driver = Drive(slots, open_target(slots.url, "e"), here=3, pause=0.05)
-    driver.go(3)
-    driver.pace = Pace(workers=1, reason="lock waits")
+    driver = Drive(slots, open_target(slots.url, "e"), here=3)
+    driver.go(3, duty=0.01)
+    driver.pace = Pace(duty=0.05, workers=1, reason="lock waits")
     first = slots.value("SELECT owner FROM segue.labourer ORDER BY joined_at, owner LIMIT 1")
     until(lambda: slots.value("SELECT count(*) FROM segue.work WHERE workers = 1"))
     claimed = "SELECT array_agg(DISTINCT owner) FROM segue.batch WHERE state = 'claimed'"
@@ -238,10 +246,10 @@ def test_what_fails_elsewhere_stops_the_driver_with_the_reason(slots: Slots, ope
 
 
 def test_a_stopped_driver_leaves_nobody_at_work(slots: Slots, open_target: Open) -> None:
-    driver = Drive(slots, open_target(slots.url, "e"), pause=0.02)
-    helper = slots.start(fence=driver.fence, params={"pause": 0.02})
-    driver.go(2)
-    until(lambda: slots.chunks("process 0") > 2)
+    driver = Drive(slots, open_target(slots.url, "e"))
+    helper = slots.start(fence=driver.fence)
+    driver.go(2, duty=0.01)
+    until(lambda: slots.chunks("process 0"))
 
     def stop() -> None:
         raise Interrupted("stopped")
@@ -257,10 +265,10 @@ def test_a_stopped_driver_leaves_nobody_at_work(slots: Slots, open_target: Open)
 
 
 def test_who_labours_under_an_earlier_fence_ends_by_itself(slots: Slots, open_target: Open) -> None:
-    driver = Drive(slots, open_target(slots.url, "e"), pause=0.02)
-    helper = slots.start(fence=driver.fence, params={"pause": 0.02})
-    driver.go(2)
-    until(lambda: slots.chunks("process 0") > 2)
+    driver = Drive(slots, open_target(slots.url, "e"))
+    helper = slots.start(fence=driver.fence)
+    driver.go(2, duty=0.01)
+    until(lambda: slots.chunks("process 0"))
     run_sql(slots.url, "UPDATE segue.lease SET fence = fence + 1, holder = 'another' WHERE role = 'fence'")
     with pytest.raises(FenceLost):
         driver.result()

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from segue.ports import Batch, Cut, Shared
 
-# How often a labourer gives a sign of life and looks at the pace, and how long it sleeps at most in between.
+# How often a labourer gives a sign of life, and how long it sleeps at most in between.
 BEAT_SECONDS = 1.0
 NAP_SECONDS = 0.5
+# Each chunk's end tells the pace. One that has rested since looks again: what it knows may be older than this at most.
+STALE_SECONDS = 0.1
 # Short batches are claimed together: as many as take about this long, at most so many.
 CLAIM_SECONDS = 0.2
 MOST_CLAIMED = 32
@@ -51,7 +53,7 @@ class Labourer:
         self._stop = stop
         self._leave_after = leave_after
         self._woke = woke
-        self._beaten = 0.0
+        self._beaten = self._heard = 0.0
         self._seconds = CLAIM_SECONDS
         #: How many batches were ended by it.
         self.finished = 0
@@ -114,7 +116,8 @@ class Labourer:
         if not self._writer.write_all(held):
             self._seconds = CLAIM_SECONDS
             return list(held)
-        took = clock.ticks() - began
+        self._heard = clock.ticks()
+        took = self._heard - began
         self._ended(len(held), took)
         self._rest(took)
         return []
@@ -137,9 +140,10 @@ class Labourer:
         return self._writer.standing.may_work
 
     def _beat(self) -> None:
-        if clock.ticks() - self._beaten >= BEAT_SECONDS:
+        now = clock.ticks()
+        if now - self._beaten >= BEAT_SECONDS or now - self._heard >= STALE_SECONDS:
             self._writer.beat()
-            self._beaten = clock.ticks()
+            self._beaten = self._heard = now
 
     # -- a batch
 
@@ -169,7 +173,8 @@ class Labourer:
                     return False
                 cut = self._within(replace(whole, after=cut.after), size)
                 continue
-            tries, took = 0, clock.ticks() - began
+            self._heard = clock.ticks()
+            tries, took = 0, self._heard - began
             if cut is not whole:
                 size.took(cut.meant, took)
             self._rest(took)

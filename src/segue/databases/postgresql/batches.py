@@ -88,7 +88,7 @@ with next as materialized (
         and b.number >= (
             select greatest(w.lowest, $1) from segue.work as w
             where w.execution = %(execution)s and w.step = %(step)s and w.direction = %(direction)s
-                and w.fence = %(fence)s and w.state = 'open'
+                and w.fence = %(fence)s and w.state = 'open' and w.duty > 0
         )
         and (b.state = 'pending' or (b.state = 'claimed' and (b.fence < %(fence)s or b.owner = %(owner)s or not exists (
             select from segue.labourer as a
