@@ -56,6 +56,16 @@ def test_backfill_says_what_it_measured(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_dispatch_says_what_it_measured(scratch: Path) -> None:
+    done = run("dispatch", "--json", "--rounds", "1", "--scale", "0.02")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["results"]) == {"segue", "segue_one_by_one", "bare_loop"}
+    assert content["ratios"]["segue/bare_loop"] > 0
+    assert list(scratch.iterdir()) == []
+
+
 def test_interrupted_benchmark_leaves_nothing(scratch: Path) -> None:
     process = subprocess.Popen(
         command("backfill", "--rounds", "1", "--scale", "0.01"),

@@ -277,6 +277,36 @@ def test_who_labours_under_an_earlier_fence_ends_by_itself(slots: Slots, open_ta
     assert set(slots.counted()) == {0, 1}
 
 
+def test_what_an_older_version_began_is_upgraded_and_finished(slots: Slots, open_target: Open) -> None:
+    target = open_target(slots.url, "e")
+    run = Run(target, BackfillParams(name="fill", table="t", **FIELDS))
+
+    def stop() -> None:
+        if run.record.rows > 300:
+            raise Interrupted("stopped")
+
+    run.boundaries, run.paced = stop, lambda: Pace(duty=0.1)
+    with pytest.raises(Interrupted):
+        STEP.run(run)
+    target.close()
+    # As that version left it, with a chunk in the middle that was in somebody's hands.
+    run_sql(
+        slots.url,
+        "UPDATE t SET n = 0 WHERE id BETWEEN 101 AND 110",
+        "DELETE FROM segue.chunk WHERE until = array['110']",
+        "DROP TABLE segue.batch, segue.work, segue.labourer",
+        "ALTER TABLE segue.chunk DROP COLUMN batch",
+        "DROP SEQUENCE segue.chunk_number",
+        "COMMENT ON SCHEMA segue IS 'Segue: lease, history and progress of migrations (support 1)'",
+    )
+    before = slots.chunks()
+    again = fill(open_target(slots.url, "e"), "t", **FIELDS)
+    assert slots.counted() == {1: 1000}
+    assert slots.value("SELECT obj_description('segue'::regnamespace) LIKE '%(support 2)%'")
+    assert [batch.number for batch in again.record.batches.values() if batch.after == ("100",)] != []
+    assert slots.value("SELECT count(*) FROM segue.chunk WHERE batch IS NULL") == before
+
+
 PLACES = [
     ("work-opened", 1),
     ("batch-offered", 1),
