@@ -108,7 +108,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         return
-    widths = [max(_width(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
+    widths = [max(width_of(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
     data(
         paint(
             "  ".join(_pad(name.upper(), width) for name, width in zip(columns, widths, strict=True)).rstrip(), "bold"
@@ -190,11 +190,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _pad(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+    return text + " " * (width - width_of(text))

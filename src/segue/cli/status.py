@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli import output
+from segue.cli import _layout, _standing, _workers, output
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
+from segue.errors import UsageError
+
+if TYPE_CHECKING:
+    from segue.store import Store
 
 COMMANDS = {
     "status": "Show how far an execution is.",
@@ -29,48 +34,86 @@ Execution = Annotated[
 @app.command()
 def status(
     execution: Execution = None,
-    all_: Annotated[bool, typer.Option("--all", help="List the latest executions instead.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List the latest executions and the workers instead.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show it live until its end.")] = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
-) -> None:
-    """Show how far an execution is: its steps, its rows, its time, and what stopped it.
+) -> int:
+    """Show how far an execution is: its steps, its rows, its time, who works on it, and what it waits for.
+
+    With --watch it stays until the execution ends: on a terminal a screen that is drawn anew every second, elsewhere a
+    line for each change, with --json an object a line for each change. It ends with 0 when the execution is completed
+    or rolled back, 2 when it failed, 3 when it was cancelled. Ctrl-C leaves with 130; the execution goes on.
 
     Examples:
         segue status
+        segue status --watch
         segue status --all
     """
     from segue import settings as loader
     from segue.services import watching
     from segue.store import open_store
 
-    with open_store(loader.load()) as store, store.session() as session:
+    if watch and all_:
+        raise UsageError("--watch is about one execution", hint="leave out --all, or --watch")
+    with open_store(loader.load()) as store:
+        if watch:
+            from segue.cli import _watch
+
+            return _watch.stay(store, execution)
         if all_:
-            content = [watching.describe(session, row) for row in watching.latest(session)]
-        else:
-            content = [watching.describe(session, watching.find(session, execution))]
+            _list(store)
+            return 0
+        with store.session() as session:
+            content = watching.describe(session, watching.find(session, execution))
     if output.as_json():
-        output.document({"executions": content} if all_ else content[0])
+        output.document(content)
+    else:
+        _standing.show(content)
+    return 0
+
+
+def _list(store: Store) -> None:
+    from segue.services import watching, workers
+
+    with store.session() as session:
+        content = [watching.describe(session, row) for row in watching.latest(session)]
+        found = workers.listed(session)
+    if output.as_json():
+        output.document({"executions": content, "workers": found})
         return
-    if all_:
-        if not content:
-            output.say("no execution yet; `segue run PLAN --env ENV` starts one")
-        output.table(
-            ["execution", "plan", "environment", "status", "steps", "started", "seconds"],
+    if not content:
+        output.say("no execution yet; `segue run PLAN --env ENV` starts one")
+    else:
+        _layout.table(
+            ["execution", "plan", "environment", "status", "steps", "started", "seconds", "now"],
             [
                 (
                     item["execution"],
                     item["plan"],
                     item["environment"],
-                    _word(item),
+                    _standing.status(item),
                     f"{item['steps_completed']}/{item['steps_total']}",
-                    item["started_at"],
+                    f"{item['started_at']:%Y-%m-%d %H:%M:%S}Z" if item["started_at"] else None,
                     item["seconds"],
+                    _now(item),
                 )
                 for item in content
             ],
+            spare=["seconds", "started", "steps", "environment"],
         )
-        return
-    _show(content[0])
+    if found:
+        output.data()
+        _workers.show(found)
+    elif any(item["handed_over"] and item["status"] in ("pending", "waiting", "running") for item in content):
+        output.say("no worker runs; `segue worker` starts one")
+
+
+def _now(item: dict[str, Any]) -> str:
+    """Return what goes on with an execution, or what it waits for."""
+    if item["status"] == "running" and not item["abandoned"]:
+        return " by ".join(filter(None, [item["current_step"], item["worker"] or item["driven_by"]]))
+    return _standing.waiting(item) or ""
 
 
 @app.command()
@@ -82,11 +125,15 @@ def logs(
 ) -> None:
     """Show what an execution said, oldest line first. With --json one object a line.
 
+    With --follow it goes on until nothing more can come by itself: while a process drives the execution, and while an
+    execution that was handed over is not at its end.
+
     Examples:
         segue logs
         segue logs --follow
     """
     from segue import settings as loader
+    from segue.cli import _watch
     from segue.services import watching
     from segue.store import open_store
 
@@ -94,11 +141,16 @@ def logs(
         after = 0
         with store.session() as session:
             identity = watching.find(session, execution).id
-        while True:
+
+        def read() -> tuple[list[dict[str, Any]], bool]:
             with store.session() as session:
                 row = watching.find(session, identity)
-                running = watching.driven(row)
-                lines = watching.logs(session, row, after=after)
+                # In this order: what is written before it ends is in the lines then.
+                more = follow and watching.goes_on(row)
+                return watching.logs(session, row, after=after), more
+
+        while True:
+            lines, more = _watch.patiently(read) if follow else read()
             for line in lines:
                 after = line["id"]
                 if output.as_json():
@@ -107,8 +159,9 @@ def logs(
                     step = f"{line['step']}: " if line["step"] else ""
                     level = "" if line["level"] == "info" else f"{line['level'].upper()} "
                     output.data(f"{line['at']:%Y-%m-%d %H:%M:%S}Z  {level}{step}{line['message']}")
-            if not follow or (not running and not lines):
+            if not more and not (follow and lines):
                 return
+            sys.stdout.flush()
             time.sleep(0.5)
 
 
@@ -146,91 +199,3 @@ def _ask(what: str, execution: str | None) -> None:
         output.document({"ok": True, "said": words, **content})
     else:
         output.say(words)
-
-
-def _word(item: dict[str, Any]) -> str:
-    if item["abandoned"]:
-        return "interrupted"
-    if item["requested"] and item["driven_by"]:
-        return f"{item['status']} ({item['requested']} requested)"
-    back = item["direction"] == "backward" and item["status"] not in ("rolled-back", "cancelled")
-    return f"{item['status']} (rolling back)" if back else str(item["status"])
-
-
-def _rows(job: dict[str, Any]) -> str:
-    """Return how far a job is; without a share while more rows came than the table was estimated to have."""
-    from segue.model.quantities import count
-
-    rows = count(job["processed_rows"])
-    if job["status"] != "completed" and job["processed_rows"] >= (job["total_rows"] or 0):
-        return f"{rows} so far"
-    return f"{rows} ({int(job['percent'])} %)"
-
-
-def _took(seconds: float | None) -> str | None:
-    """Return a whole execution's time, which the store keeps in whole seconds."""
-    from segue.model.quantities import duration
-
-    if seconds is None:
-        return None
-    return duration(seconds) if seconds else "under 1 s"
-
-
-def _kept_out(item: dict[str, Any], metrics: dict[str, Any]) -> str | None:
-    """Return since when the application waits behind its fence, or for how long it did."""
-    if item["fenced_at"] is not None:
-        since, until = (f"{item[name]:%Y-%m-%d %H:%M:%S}Z" for name in ("fenced_at", "fenced_until"))
-        return f"kept out since {since}, until {until} at the latest"
-    return f"was kept out for {_took(metrics['write_stop_s'])}" if metrics.get("write_stop_s") else None
-
-
-def _show(item: dict[str, Any]) -> None:
-    from segue.model.quantities import duration, size
-
-    metrics = item["metrics"] or {}
-    latency = metrics.get("latency_ms") or {}
-    output.fields(
-        [
-            ("plan", item["plan"]),
-            ("environment", item["environment"]),
-            ("execution", f"{item['execution']} (number {item['number']})"),
-            ("status", _word(item)),
-            ("application", _kept_out(item, metrics)),
-            ("driven by", item["driven_by"]),
-            ("started", item["started_at"]),
-            ("took", _took(item["seconds"])),
-            ("steps", f"{item['steps_completed']} of {item['steps_total']}"),
-            ("WAL written", size(metrics["wal_bytes"]) if metrics.get("wal_bytes") else None),
-            (
-                "lock waits",
-                f"{metrics['lock_waits']} ({metrics['lock_wait_ms']} ms)" if metrics.get("lock_waits") else None,
-            ),
-            ("round trip", f"p50 {latency['p50']} ms, p99 {latency['p99']} ms" if latency else None),
-            ("rollback until", item["rollback_until"]),
-        ]
-    )
-    output.data()
-    output.table(
-        ["#", "step", "kind", "status", "took", "rows"],
-        [
-            (
-                step["number"],
-                step["name"],
-                step["kind"],
-                step["status"],
-                duration(step["seconds"]) if step["seconds"] is not None else None,
-                _rows(step["job"]) if "job" in step else "",
-            )
-            for step in item["steps"]
-        ],
-    )
-    if item["error"]:
-        output.data()
-        output.data(f"stopped: {item['error']['message']}")
-        for line in item["error"].get("details", []):
-            output.data(f"  {line}")
-        if item["error"].get("hint"):
-            output.data(f"hint: {item['error']['hint']}")
-    elif item["abandoned"]:
-        output.data()
-        output.data("its process is gone; `segue resume` goes on, `segue rollback` takes it back")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from segue.cli import output
-from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
+from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits, latency_words, pace_words
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
 from segue.errors import UsageError
@@ -124,9 +124,9 @@ def _show(content: dict[str, Any]) -> None:
         [
             ("execution", f"{content['execution']} ({content['plan']} in {content['environment']})"),
             ("status", content["status"]),
-            ("pace", _pace(throttle) if throttle and content["driven"] else "nobody works on it now"),
+            ("pace", pace_words(throttle) if throttle and content["driven"] else "nobody works on it now"),
             ("because", (throttle.get("reason") or None) if content["driven"] else None),
-            ("latency", _latency(latency)),
+            ("latency", latency_words(latency)),
             ("replicas", ", ".join(content["replicas"]) or None),
         ]
     )
@@ -146,23 +146,6 @@ def _show_limits(limits: dict[str, dict[str, Any]]) -> None:
         ["limit", "value", "from"],
         [(name.replace("_", "-"), _value(name, one["value"]), one["from"]) for name, one in limits.items()],
     )
-
-
-def _pace(throttle: dict[str, Any]) -> str:
-    if throttle["state"] == "stopped":
-        return "stopped"
-    if throttle["duty"] == 1 and throttle["workers"] is None:
-        return "full speed"
-    workers = throttle["workers"]
-    return f"{throttle['duty']:.0%} of the time" + (f", {workers} worker{'s' * (workers != 1)}" if workers else "")
-
-
-def _latency(latency: dict[str, Any]) -> str | None:
-    if not latency:
-        return None
-    read = ", ".join(f"{kind} {latency[kind]:.3g} ms" for kind in ("p50", "p95", "p99", "told") if kind in latency)
-    budget = f", budget {latency['budget']}" if latency["budget"] else ""
-    return f"{read or 'not measured yet'} ({latency['source'] or 'no source yet'}{budget})"
 
 
 def _value(name: str, value: Any) -> str:

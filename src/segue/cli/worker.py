@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segue.cli import output
+from segue.cli import _workers, output
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
 from segue.errors import UsageError
@@ -97,23 +97,4 @@ def _show(store: Store) -> None:
         return
     if not found:
         output.say("no worker runs; `segue worker` starts one")
-    output.table(
-        ["worker", "host", "pid", "version", "state", "takes", "since", "does"],
-        [
-            (
-                item["name"],
-                item["host"],
-                item["pid"],
-                item["version"],
-                item["state"] if item["state"] != "dead" else f"dead for {item['silent']:.0f} s",
-                f"{item['concurrency']} {' + '.join(item['queues'])}",
-                item["started_at"],
-                ", ".join(
-                    "/".join(filter(None, [entry["plan"], entry["environment"], entry["step"]]))
-                    for entry in item["doing"]
-                )
-                or None,
-            )
-            for item in found
-        ],
-    )
+    _workers.show(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from segue.engine.control import MustWait
 from segue.engine.events import Event, Watch, nobody
 from segue.errors import NotFound, StepFailed, UsageError
 from segue.model.lifecycles import ExecutionStatus
+from segue.model.vocabulary import WorkQueue
 from segue.ports import BACKWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -108,7 +109,54 @@ def _dead_here(owner: str) -> bool:
 
 
 def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
-    """Return an execution as JSON values, with its steps and, where there is one, its job."""
+    """Return an execution as JSON values: its steps with their jobs, who works on it, and what to do next.
+
+    `worker` is the name of the worker that drives it, None where a person's command does; `helpers` are the workers
+    whose copy slots help with a step.
+    """
+    runs = _steps(session, row)
+    status = row.status
+    alive = driven(row)
+    worker, helpers = _workers(session, row) if status == ExecutionStatus.RUNNING and row.handed_over else (None, [])
+    waiting = status == ExecutionStatus.WAITING
+    return {
+        "execution": row.id,
+        "plan": row.plan.plan_name,
+        "plan_hash": row.plan_hash,
+        "environment": row.environment.name,
+        "number": row.execution_number,
+        "status": status,
+        "direction": row.direction,
+        "driven_by": row.lease_owner if alive else None,
+        "worker": worker if alive else None,
+        "helpers": helpers,
+        "abandoned": status == ExecutionStatus.RUNNING and not alive,
+        "handed_over": row.handed_over,
+        "waiting_for": row.waiting_for if waiting else None,
+        "due_at": row.due_at if waiting else None,
+        "after": row.after_execution,
+        "fenced_at": row.fenced_at,
+        "fenced_until": row.fenced_until,
+        "tuning": row.tuning or None,
+        "requested": "cancel" if row.cancel_requested else "pause" if row.pause_requested else None,
+        "next": _next(session, row, alive=alive),
+        "current_step": row.current_step,
+        "steps_completed": row.steps_completed,
+        "steps_total": row.steps_total,
+        "started_at": row.started_at,
+        "completed_at": row.completed_at,
+        "seconds": row.duration,
+        "executed_by": row.executed_by,
+        "mode": row.execution_mode,
+        "rollback_until": row.window_until,
+        "error": row.error_details,
+        "metrics": row.performance_metrics,
+        "steps": sorted(runs.values(), key=lambda entry: entry["number"]),
+    }
+
+
+def _steps(session: Session, row: ExecutionRow) -> dict[str, dict[str, Any]]:
+    """Return the steps by name, each as it stands: its undo and its job are in it."""
     from sqlalchemy import select
 
     from segue.store.tables.jobs import JobRow
@@ -117,6 +165,7 @@ def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
         (job.step_name, job.job_name.endswith("/rollback")): job
         for job in session.scalars(select(JobRow).where(JobRow.execution_id == row.id))
     }
+    batches = _batches(session, row) if jobs else {}
     runs: dict[str, dict[str, Any]] = {}
     for run in sorted(row.step_runs, key=lambda run: (run.direction == BACKWARD, run.step_number)):
         entry = runs.setdefault(
@@ -135,9 +184,15 @@ def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
             },
         )
         if run.direction == BACKWARD:
-            entry["undo"] = {"status": run.status, "seconds": run.seconds, "error": run.error}
+            entry["undo"] = {
+                "status": run.status,
+                "started_at": run.started_at,
+                "seconds": run.seconds,
+                "error": run.error,
+            }
         job = jobs.get((run.step_name, run.direction == BACKWARD))
         if job is not None:
+            done, left = batches.get(job.id, (0, 0))
             entry["job"] = {
                 "status": job.status,
                 "percent": job.progress_percent,
@@ -146,40 +201,90 @@ def describe(session: Session, row: ExecutionRow) -> dict[str, Any]:
                 "written_rows": job.successful_rows,
                 "rows_per_second": job.rows_per_second,
                 "average_batch_ms": job.avg_batch_time,
+                "batches_done": done,
+                "batches_open": left,
+                "batches_total": _all_batches(job.status, job.total_rows, job.processed_rows, done, left),
                 "estimated_completion": job.estimated_completion,
             }
-    status = row.status
-    return {
-        "execution": row.id,
-        "plan": row.plan.plan_name,
-        "plan_hash": row.plan_hash,
-        "environment": row.environment.name,
-        "number": row.execution_number,
-        "status": status,
-        "direction": row.direction,
-        "driven_by": row.lease_owner if driven(row) else None,
-        "abandoned": status == ExecutionStatus.RUNNING and not driven(row),
-        "handed_over": row.handed_over,
-        "waiting_for": row.waiting_for if status == ExecutionStatus.WAITING else None,
-        "due_at": row.due_at if status == ExecutionStatus.WAITING else None,
-        "after": row.after_execution,
-        "fenced_at": row.fenced_at,
-        "fenced_until": row.fenced_until,
-        "tuning": row.tuning or None,
-        "requested": "cancel" if row.cancel_requested else "pause" if row.pause_requested else None,
-        "current_step": row.current_step,
-        "steps_completed": row.steps_completed,
-        "steps_total": row.steps_total,
-        "started_at": row.started_at,
-        "completed_at": row.completed_at,
-        "seconds": row.duration,
-        "executed_by": row.executed_by,
-        "mode": row.execution_mode,
-        "rollback_until": row.window_until,
-        "error": row.error_details,
-        "metrics": row.performance_metrics,
-        "steps": sorted(runs.values(), key=lambda entry: entry["number"]),
-    }
+    return runs
+
+
+def _batches(session: Session, row: ExecutionRow) -> dict[str, tuple[int, int]]:
+    """Return for each job how many batches are done, and how many are offered or worked on.
+
+    They are not counted: there may be a million, somebody may look every second, and their numbers have no gaps.
+    """
+    from sqlalchemy import func, select
+
+    from segue.model.lifecycles import BatchStatus
+    from segue.store.tables.jobs import BatchRow, JobRow
+
+    def of(what: Any, *conditions: Any) -> Any:
+        return select(what).where(BatchRow.job_id == JobRow.id, *conditions).scalar_subquery()
+
+    query = select(
+        JobRow.id,
+        func.coalesce(of(func.max(BatchRow.batch_number)) - of(func.min(BatchRow.batch_number)) + 1, 0),
+        of(func.count(), BatchRow.status.in_([BatchStatus.PENDING, BatchStatus.RUNNING, BatchStatus.FAILED])),
+    ).where(JobRow.execution_id == row.id)
+    return {job: (made - left, left) for job, made, left in session.execute(query)}
+
+
+def _all_batches(status: str, rows: int | None, processed: int, done: int, left: int) -> int | None:
+    """Return how many batches a job should come to; None where nobody knows how many rows there are."""
+    from segue.model.lifecycles import JobStatus
+
+    if status == JobStatus.COMPLETED:
+        return done + left
+    if not done or not processed or not rows or processed >= rows:
+        return None
+    return max(done + left, round(done * rows / processed))
+
+
+def _workers(session: Session, row: ExecutionRow) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return which worker drives an execution, and those whose copy slots help with it."""
+    from sqlalchemy import func, select
+
+    from segue.store.tables.workers import WorkerRow
+
+    driver: str | None = None
+    slots: dict[tuple[str, str, str], int] = {}
+    alive = select(WorkerRow).where(
+        WorkerRow.status != "stopped",
+        WorkerRow.heartbeat_at > func.clock_timestamp() - SILENT_AFTER,
+        WorkerRow.doing.contains([{"execution": row.id}]),
+    )
+    for worker in session.scalars(alive.order_by(WorkerRow.name)):
+        if (row.lease_owner or "").endswith(f"@{worker.host} pid {worker.pid}"):
+            driver = worker.name
+        for entry in worker.doing:
+            if entry["execution"] == row.id and entry["queue"] == WorkQueue.SLOTS:
+                key = (worker.name, worker.host, entry["step"])
+                slots[key] = slots.get(key, 0) + 1
+    helpers = [{"worker": name, "host": host, "step": step, "slots": n} for (name, host, step), n in slots.items()]
+    return driver, helpers
+
+
+def _next(session: Session, row: ExecutionRow, *, alive: bool) -> str | None:
+    """Return what a person can do now, where the execution does not go on by itself."""
+    if row.status == ExecutionStatus.WAITING:
+        waiting: Mapping[str, Any] = row.waiting_for or {}
+        if waiting.get("kind") == "worker" and _worker_alive(session):
+            return None
+        if waiting.get("hint"):
+            return str(waiting["hint"])
+        return None if row.handed_over else f"`segue resume {row.id}` looks again"
+    if row.status == ExecutionStatus.PENDING and not row.handed_over:
+        return f"`segue resume {row.id}` begins"
+    if row.status == ExecutionStatus.PAUSED:
+        return f"`segue resume {row.id}` goes on"
+    if row.status == ExecutionStatus.RUNNING and not alive:
+        if not row.handed_over:
+            return "its process is gone; `segue resume` goes on, `segue rollback` takes it back"
+        if _worker_alive(session):
+            return "its worker is gone; another one takes over"
+        return "its worker is gone, and no other one is running: start one with `segue worker`"
+    return None
 
 
 def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -203,6 +308,30 @@ def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10
         }
         for line in lines
     ]
+
+
+def now(session: Session) -> datetime:
+    """Return the time by the store's clock, which all that is stored goes by."""
+    from sqlalchemy import func, select
+
+    found: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return found
+
+
+def last_line(session: Session, row: ExecutionRow, *, back: int = 0) -> int:
+    """Return the id of the log's line after which `back` lines come; 0 where there are no more than that."""
+    from sqlalchemy import select
+
+    from segue.store.tables.executions import LogRow
+
+    query = select(LogRow.id).where(LogRow.execution_id == row.id).order_by(LogRow.id.desc())
+    return session.scalar(query.offset(back).limit(1)) or 0
+
+
+def goes_on(row: ExecutionRow) -> bool:
+    """Return whether something may still happen to an execution by itself: a process or the workers have it."""
+    busy = (ExecutionStatus.PENDING, ExecutionStatus.WAITING, ExecutionStatus.RUNNING)
+    return driven(row) or (row.handed_over and row.status in busy)
 
 
 def follow(store: Store, execution: str, watch: Watch = nobody) -> None:
@@ -241,6 +370,12 @@ def until_due(store: Store, wait: MustWait, watch: Watch = nobody) -> None:
 
 def handed_words(session: Session, execution: str) -> str:
     """Return what to tell a person who has handed an execution over."""
+    if _worker_alive(session):
+        return f"execution {execution} is the workers' now; `segue status {execution}` shows how far it is"
+    return f"execution {execution} waits for a worker, and none is running: start one with `segue worker`"
+
+
+def _worker_alive(session: Session) -> bool:
     from sqlalchemy import func, select
 
     from segue.store.tables.workers import WorkerRow
@@ -248,6 +383,4 @@ def handed_words(session: Session, execution: str) -> str:
     alive = select(WorkerRow.id).where(
         WorkerRow.status == "running", WorkerRow.heartbeat_at > func.clock_timestamp() - SILENT_AFTER
     )
-    if session.scalar(alive.limit(1)) is not None:
-        return f"execution {execution} is the workers' now; `segue status {execution}` shows how far it is"
-    return f"execution {execution} waits for a worker, and none is running: start one with `segue worker`"
+    return session.scalar(alive.limit(1)) is not None
