@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_targets import Background, Open, Run, fill, rows, run_sql, until, value
+from fix_targets import Background, Open, Run, fill, rows, run_sql, session, until, value
 
 from segue.databases.postgresql import lease
 from segue.errors import FenceLost, Interrupted, StepFailed
-from segue.ports import BACKWARD, FORWARD, BackfillSpec, Batch, BatchLost, Pace
+from segue.ports import BACKWARD, FORWARD, BackfillSpec, Batch, BatchLost, ChunkTooSlow, Pace
 from segue.rows.chunks import pieces
 from segue.steps.backfill import STEP, BackfillParams
 
@@ -158,6 +158,27 @@ def test_of_two_with_one_batch_the_later_claim_writes(slots: Slots, open_target:
         slow.write(mine[1], *pieces(mine[1]), last=True, fits=None)
     assert slots.counted() == {0: 980, 1: 20}
     assert rows(slots.url, "SELECT batch, worker FROM segue.chunk ORDER BY 1") == [(1, "quick"), (2, "slow")]
+
+
+def test_small_batches_are_written_together_or_not_at_all(slots: Slots, open_target: Open) -> None:
+    target = open_target(slots.url, "e")
+    run = Run(target, BackfillParams(name="fill", table="t", **FIELDS))
+    work = target.backfill(run.key(0), BackfillSpec("t", FIELDS["set"], None), run.patience)
+    work.board.open(Pace())
+    ends = [None, ("10",), ("20",), ("30",)]
+    work.board.offer([Batch(n, ends[n - 1], ends[n], 10, size=10) for n in (1, 2, 3)])
+    with work.open("one") as writer:
+        held = writer.claim(4)
+        with session(slots.url, "UPDATE t SET n = n WHERE id = 15"):
+            assert not writer.write_all(held)
+            assert slots.counted() == {0: 1000}
+            writer.write(held[0], *pieces(held[0]), last=True, fits=None)
+            with pytest.raises(ChunkTooSlow):
+                writer.write(held[1], *pieces(held[1]), last=True, fits=None)
+        assert writer.write_all(held[1:])
+    assert slots.counted() == {0: 970, 1: 30}
+    chunks = "SELECT batch, until[1], keys, rows FROM segue.chunk ORDER BY 1"
+    assert rows(slots.url, chunks) == [(1, "10", 10, 10), (2, "20", 10, 10), (3, "30", 10, 10)]
 
 
 def test_a_pace_of_nothing_stops_everybody_and_another_goes_on(slots: Slots, open_target: Open) -> None:

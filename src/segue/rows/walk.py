@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from segue import clock
-from segue.errors import FenceLost, LockNotGranted, SegueError, StepFailed
+from segue.errors import FenceLost, LockNotGranted, OutcomeUnknown, SegueError, StepFailed
 from segue.ports import Batch, Pace
 from segue.rows.chunks import ChunkSize, Remainder
 from segue.rows.labour import Labourer
@@ -162,7 +162,12 @@ class Walk:
         """See how the batches stand, learn from those that are done, and raise what made one fail."""
         if not self._open:
             return
-        changed = [batch for batch in self._board.look(list(self._open)) if batch != self._open[batch.number]]
+        seen = self._board.look(list(self._open))
+        if len(seen) < len(self._open):
+            raise OutcomeUnknown(
+                "the target does not show batches that were offered there", hint="was it set back? It is looked at anew"
+            )
+        changed = [batch for batch in seen if batch != self._open[batch.number]]
         for batch in changed:
             self.rows += batch.rows - self._open[batch.number].rows
             if batch.state == "done":

@@ -99,7 +99,7 @@ class Board:
 
     def look(self, numbers: Sequence[int]) -> list[Batch]:
         with self.table.lock:
-            return [self.table.batches[number] for number in numbers]
+            return [self.table.batches[number] for number in numbers if number in self.table.batches]
 
     def publish(self, pace: Pace, lowest: int) -> None:
         assert all(batch.state == "done" for batch in self.table.batches.values() if batch.number < lowest)
@@ -327,6 +327,13 @@ def test_a_size_stays_within_its_bounds_and_grows_slowly(chunks: list[tuple[int,
         if seconds > 1:
             size.too_slow(keys)
             assert 1 <= size.size <= max(1, before)
+
+
+def test_batches_that_are_gone_are_no_end() -> None:
+    work = Table(list(range(100)), 1, 0, 0)
+    work.board.offer = lambda batches: None  # type: ignore[method-assign]  # as a target that was set back
+    with pytest.raises(OutcomeUnknown, match="does not show"):
+        walk(work, Remainder(), 10, 1)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
