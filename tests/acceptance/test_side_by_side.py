@@ -179,6 +179,15 @@ def test_drained_execution_goes_on_where_it_stopped(desk: Desk) -> None:
     assert value(desk.url, "select min(n) = 1 and max(n) = 1 from (table one union all table two) as t")
 
 
+def test_execution_of_a_person_is_not_driven_by_a_worker_that_was_told_of_it(desk: Desk) -> None:
+    with pytest.raises(MustWait):
+        desk.run(desk.add(PLAN), at=clock.now() + timedelta(hours=1))
+    mine = desk.status()["execution"]
+    run_sql(desk.store.url, "UPDATE segue_store.migration_executions SET options = '{}', due_at = now()")
+    assert desk.drive(mine).nothing_to_do
+    assert value(desk.url, "SELECT sum(n) FROM one") == 0
+
+
 def test_execution_of_a_silent_process_is_due(desk: Desk) -> None:
     execution = desk.hand_over(desk.add(PLAN))
     drain = threading.Event()

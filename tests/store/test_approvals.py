@@ -322,6 +322,13 @@ def test_approval_and_revocation_have_waiting_executions_looked_at(office: Offic
     assert office.revoke().woken == [waiting]
 
 
+def test_approval_leaves_an_execution_that_waits_in_a_terminal_to_its_person(office: Office, store: Store) -> None:
+    mine = office.execution(handed_over=False)
+    assert office.approve().woken == []
+    with store.session() as session:
+        assert session.get_one(ExecutionRow, mine).due_at is not None
+
+
 def test_run_that_may_have_asked_just_before_the_approval_is_looked_at_a_little_later(
     office: Office, store: Store
 ) -> None:

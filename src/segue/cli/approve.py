@@ -113,8 +113,10 @@ def _say(done: Any, name: str, environment: str, step: str | None, *, revoke: bo
     elif done.not_begun is not None:
         output.warn(f"it was not begun: {done.not_begun.message}")
         output.say(f"hint: {done.not_begun.hint}")
+    elif done.woken:
+        output.say(f"execution {', '.join(done.woken)} is the workers', who go on now; `segue status` shows it")
     else:
-        output.say(f"next: `segue run {name} --env {environment}`; workers go on by themselves")
+        output.say(f"next: `segue run {name} --env {environment}`")
 
 
 def _list(plan: str, environment: str | None) -> None:

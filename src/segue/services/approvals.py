@@ -13,8 +13,6 @@ from segue.ports import FORWARD
 from segue.services import assessments, beginnings, environments, executions, gates, plans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy.orm import Session
 
     from segue.ports import Parts
@@ -48,7 +46,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What came of giving or taking back: the approvals, the executions that look again, and the one that began.
+    """What came of giving or taking back: approvals, the workers' executions that look again, and the one that began.
 
     `not_begun` says why none began where approving is to begin one.
     """
@@ -353,15 +351,15 @@ def _back_to_draft(session: Session, settings: Settings, plan_row: PlanRow) -> N
 
 
 def _wake(session: Session, plan_row: PlanRow, env_row: EnvironmentRow) -> list[str]:
-    """Have every waiting execution of a plan in an environment looked at now, whatever it says it waits for.
+    """Have every waiting execution of a plan in an environment looked at now; return those that are the workers'.
 
-    One of several steps that wait may be the one that was approved.
+    Whatever they say they wait for: one of several steps that wait may be the one that was approved.
     """
     from sqlalchemy import func, update
 
     from segue.store.tables.executions import ExecutionRow
 
-    woken: Sequence[str] = session.scalars(
+    woken = session.execute(
         update(ExecutionRow)
         .where(
             ExecutionRow.plan_id == plan_row.id,
@@ -370,10 +368,10 @@ def _wake(session: Session, plan_row: PlanRow, env_row: EnvironmentRow) -> list[
             ExecutionRow.direction == FORWARD,
         )
         .values(due_at=func.clock_timestamp())
-        .returning(ExecutionRow.id)
+        .returning(ExecutionRow.id, ExecutionRow.handed_over)
         .execution_options(synchronize_session=False)
     ).all()
-    return list(woken)
+    return [execution for execution, handed_over in woken if handed_over]
 
 
 def _running(session: Session, plan_row: PlanRow, env_row: EnvironmentRow) -> list[str]:

@@ -155,6 +155,9 @@ def drive(
         row = watching.find(session, execution)
         if row.status not in watching.UNFINISHED or row.status in (ExecutionStatus.PAUSED, ExecutionStatus.FAILED):
             return Outcome(row.id, nothing_to_do=True)
+        if not row.handed_over and row.fenced_at is None:
+            # A nudge from before: meanwhile a person has gone on with it in a terminal.
+            return Outcome(row.id, nothing_to_do=True)
         beginnings.refuse_driven(row, "driven twice")
         options = Options.from_json(row.options)
         direction, seen = row.direction, row.fence
