@@ -74,6 +74,8 @@ def _send(session: Session) -> None:
         session.info[_QUEUE] = [(savepoint.parent if owner is savepoint else owner, entry) for owner, entry in queue]
         return
     del session.info[_QUEUE]
+    # A process that is stopped before its commit would keep everybody from the chain; the server ends its session.
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
     session.execute(insert(LedgerRow), [entry for _, entry in queue])
 
 

@@ -135,7 +135,16 @@ def _engine(url: str) -> Engine:
             'the URL of the store cannot be read (setting "store" or SEGUE_STORE)',
             hint="write postgresql://user@host/database; special characters in a password are written as %XX",
         ) from None
-    ours = {"application_name": "segue store", "connect_timeout": 10, "client_encoding": "UTF8"}
+    ours = {
+        "application_name": "segue store",
+        "connect_timeout": 10,
+        "client_encoding": "UTF8",
+        # A machine that vanished says nothing: without these a heartbeat would wait for it for hours.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
     extra: dict[str, Any] = {key: value for key, value in ours.items() if key not in given}
 
     def connect() -> psycopg.Connection[Any]:
