@@ -21,8 +21,9 @@ help: ## Say what can be made
 demo: $(READY) ## Run a real migration under live traffic and prove that nothing was lost
 	$(BIN)/segue demo
 
+# Most of a test's time is waiting: two at a time take little more than half, each with servers of its own.
 test: $(READY) servers ## Run the tests, with the servers they need; ARGS="..." goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses 2 --dist worksteal)
 
 check: $(READY) ## Check format, lint, types and the layers of imports
 	$(BIN)/ruff format --check .
