@@ -471,15 +471,21 @@ class ApplicationFence(Protocol):
         ...
 
     def closing(self, seconds: float) -> FenceState:
-        """Record that a command is about to close the fence: the time counts from here."""
+        """Record that the fence is about to be closed: the time counts from here."""
         ...
 
     def close(
-        self, seconds: float, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None]
+        self,
+        tables: Sequence[str] | None,
+        patience: Patience,
+        note: Callable[[str], None],
+        *,
+        triggers: bool = True,
     ) -> FenceState:
-        """Refuse the application's writes for at most so many seconds, once those that have begun are over.
+        """Refuse the application's writes, table by table, once those that have begun are over.
 
-        Raises LockNotGranted when they are not over in time: nothing is closed then.
+        Without `triggers` it is only recorded that a command has done so. Raises LockNotGranted when they are not over
+        in time; the fence is open again then.
         """
         ...
 

@@ -38,7 +38,13 @@ steps:
 """
 
 ARMED = "select to_regclass('segue.fence') is not null"
-CLOSED = "select exists (select from segue.fence where state = 'closed')"
+CLOSED = """
+select exists (
+    select from segue.fence as f, pg_trigger as t
+    where f.state in ('closing', 'closed') and t.tgrelid = 'two'::regclass and t.tgname = 'segue_fence'
+        and t.tgenabled = 'A'
+)
+"""
 TRIGGERS = "select count(*) from pg_trigger where tgname = 'segue_fence'"
 
 
@@ -86,7 +92,7 @@ class Windows:
         return True
 
     def closed(self, name: str) -> bool:
-        """Return what the target says of the fence."""
+        """Return what the target says of the fence on the table that `written` writes to."""
         return bool(value(self.urls[name], ARMED) and value(self.urls[name], CLOSED))
 
     def state(self, name: str) -> tuple[Any, ...]:
@@ -114,11 +120,13 @@ def windows(shops: Shops, new_database: Callable[[], str], store_url: str) -> It
 
 
 def places(points: list[str]) -> list[tuple[str, int]]:
-    """Return where to kill: at every point of the fence, and at the first of each other kind behind it."""
+    """Return where to kill: at each kind of point of the fence, of several the last, and at others behind it."""
     inside = points[points.index("fence-closed") : points.index("fence-opened")]
     counted = Counter(point for point in points if point.startswith("fence-"))
-    found = [(name, occurrence) for name, count in counted.items() for occurrence in range(1, count + 1)]
-    return found + [(name, 1) for name in dict.fromkeys(inside) if name.startswith(("effect-", "schema-"))]
+    return [
+        *counted.items(),
+        *((name, 1) for name in dict.fromkeys(inside) if name.startswith(("effect-", "schema-"))),
+    ]
 
 
 @pytest.mark.timeout(300)

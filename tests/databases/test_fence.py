@@ -14,6 +14,7 @@ from fix_targets import Background, Open, apply, fill, make_role, rows, run_sql,
 from segue.databases.postgresql.cleaning import clean
 from segue.databases.postgresql.target import PostgresTarget
 from segue.errors import Blocked, FenceLost, LockNotGranted, PrivilegeMissing, StepFailed
+from segue.model.fences import FenceState
 from segue.ports import BACKWARD, FORWARD, Patience
 
 TABLES = (
@@ -33,11 +34,14 @@ def quiet(words: str) -> None:
     """Take note of nothing."""
 
 
-def close(target: PostgresTarget, seconds: float = 60, tables: list[str] | None = None, locks: float = 20) -> Any:
+def close(
+    target: PostgresTarget, tables: list[str] | None = None, *, direction: str = FORWARD, locks: float = 20
+) -> FenceState:
     """Fence the application off."""
     fence = target.application_fence()
-    fence.arm(FORWARD, tables, Patience(locks, locks), quiet)
-    return fence.close(seconds, tables, Patience(locks, locks), quiet)
+    fence.arm(direction, tables, Patience(locks, locks), quiet)
+    fence.closing(60)
+    return fence.close(tables, Patience(locks, locks), quiet)
 
 
 def refused(connection: psycopg.Connection[Any], command: str) -> bool:
@@ -104,6 +108,20 @@ def test_who_began_before_the_closing_is_refused_too(any_database: str, open_tar
         assert refused(old, "UPDATE orders SET n = 1")
         assert refused(planned, "EXECUTE change")
     assert value(any_database, "SELECT sum(n) FROM orders") == 0
+
+
+def test_an_old_snapshot_takes_no_earlier_window_for_this_one(any_database: str, open_target: Open) -> None:
+    """Its snapshot shows the fence of the window before, which is open."""
+    run_sql(any_database, *TABLES)
+    target = open_target(any_database)
+    close(target)
+    target.application_fence().open()
+    with psycopg.connect(any_database) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM pg_class")
+        close(target)
+        assert refused(old, "UPDATE orders SET n = 1")
+    target.application_fence().open()
 
 
 def test_the_applications_own_role_meets_the_fence_and_learns_nothing(any_database: str, open_target: Open) -> None:
@@ -173,12 +191,13 @@ def test_closing_waits_for_who_has_written_and_names_whom(any_database: str, ope
     fence = target.application_fence()
     fence.arm(FORWARD, None, Patience(10, 10), quiet)
     with session(any_database, "SET application_name = 'slow'", "UPDATE orders SET n = 1") as writer:
+        fence.closing(60)
         with pytest.raises(LockNotGranted) as caught:
-            fence.close(60, None, Patience(0.5, 10), quiet)
+            fence.close(None, Patience(0.5, 10), quiet)
         assert any("slow" in line for line in caught.value.details)
         with psycopg.connect(any_database, autocommit=True) as application:
             assert not refused(application, "INSERT INTO lines (order_id) VALUES (1)")
-        closing = Background(lambda: fence.close(60, None, Patience(20, 20), quiet))
+        closing = Background(lambda: close(target))
         time.sleep(0.3)
         assert closing.is_alive()
         writer.commit()
@@ -192,7 +211,8 @@ def test_a_table_that_appears_meanwhile_is_fenced_too(any_database: str, open_ta
     fence = target.application_fence()
     fence.arm(FORWARD, None, Patience(10, 10), quiet)
     run_sql(any_database, "CREATE TABLE day_two PARTITION OF days FOR VALUES FROM ('2026-01-02') TO ('2026-01-03')")
-    fence.close(60, None, Patience(10, 10), quiet)
+    fence.closing(60)
+    fence.close(None, Patience(10, 10), quiet)
     with psycopg.connect(any_database, autocommit=True) as application:
         assert refused(application, "INSERT INTO day_two VALUES ('2026-01-02')")
 
@@ -273,8 +293,7 @@ def test_the_fence_is_no_drift_and_closes_again_for_the_way_back(any_database: s
     fence = target.application_fence()
     fence.open()
     assert target.drift("public") is None
-    fence.arm(BACKWARD, None, Patience(10, 10), quiet)
-    assert fence.close(60, None, Patience(10, 10), quiet).direction == BACKWARD
+    assert close(target, direction=BACKWARD).direction == BACKWARD
     apply(target, "UPDATE orders SET n = 5")
     fence.open()
     assert fence.disarm(1, quiet) == []

@@ -199,16 +199,11 @@ plan: quiet-orders
 version: 1.0.0
 description: An index and a rewrite of orders, while the whole storefront is kept out
 strategy: maintenance-window
-maintenance_window: 2
+maintenance_window: 10
 steps:
   - {name: index, kind: sql, sql: CREATE INDEX orders_notes ON orders (notes), reverse: DROP INDEX orders_notes}
-  - name: rewrite
-    kind: backfill
-    table: orders
-    set: {notes: notes}
-    reverse: {set: {notes: notes}}
-    batch: {size: 20, max: 20}
-    pause: 20ms
+  - {name: rewrite, kind: backfill, table: orders, set: {notes: notes}, reverse: {set: {notes: notes}}}
+  - {name: latch, kind: wait, condition: {query: SELECT count(*) FROM latch.released, scalar: 1}, every: 200ms}
 """
 
 
@@ -218,16 +213,19 @@ def test_a_whole_storefront_comes_through_a_window(shops: Shops, new_shop: Shop)
     """Many clients, tables, partitions and triggers; every acknowledged change is compared with the database."""
     shops.open("shop", new_shop.url)
     plan = shops.add(STOREFRONT)
+    run_sql(new_shop.url, "CREATE SCHEMA latch", "CREATE TABLE latch.released (id int)")
     runs: list[Background] = []
 
     def meanwhile() -> None:
         if not runs:
             runs.append(Background(lambda: shops.run(plan)))
+            until(lambda: new_shop.tail().fenced > 10, 60)
+            run_sql(new_shop.url, "INSERT INTO latch.released VALUES (1)")
+            runs[0].result()
 
-    tail = work(new_shop, 5, meanwhile)
-    runs[0].result()
-    assert tail.fenced
+    tail = work(new_shop, 3, meanwhile)
     assert tail.errors == []
     verdict = new_shop.judge()
     assert verdict.ok, verdict.details
+    assert verdict.fenced == tail.fenced
     assert value(new_shop.url, "SELECT count(*) FROM pg_trigger WHERE tgname = 'segue_fence'") == 0

@@ -212,12 +212,8 @@ class Shelter:
                     direction, downtime.tables, patience, self._note, triggers=not downtime.by_command
                 )
             )
-            if downtime.by_command:
-                self._shut(self._asked(lambda fence: fence.closing(downtime.seconds)))
-                now = self._finish_closing(downtime)
-            else:
-                now = self._asked(lambda fence: fence.close(downtime.seconds, downtime.tables, patience, self._note))
-            self._shut(now)
+            self._shut(self._asked(lambda fence: fence.closing(downtime.seconds)))
+            now = self._finish_closing(downtime)
         except BaseException as error:
             if not isinstance(error, FenceLost | TargetUnreachable | KeyboardInterrupt):
                 self._let_in()
@@ -232,10 +228,13 @@ class Shelter:
         self._took(now)
 
     def _finish_closing(self, downtime: Downtime) -> FenceState:
-        self._call(downtime.close, downtime.timeout)
-        journal.point("fence-command")
+        if downtime.by_command:
+            self._call(downtime.close, downtime.timeout)
+            journal.point("fence-command")
         patience = Patience(locks=downtime.lock_timeout, work=downtime.lock_timeout)
-        return self._asked(lambda fence: fence.close(downtime.seconds, None, patience, self._note))
+        return self._asked(
+            lambda fence: fence.close(downtime.tables, patience, self._note, triggers=not downtime.by_command)
+        )
 
     def _shut(self, now: FenceState) -> None:
         self._deadline = clock.ticks() + (now.left or 0.0)
@@ -273,6 +272,7 @@ class Shelter:
 
     def _let_in(self) -> None:
         """Open the fence, if it is this execution's, in whatever state; also after a death in the midst of that."""
+        was_closed = self.closed
         now = self._asked(lambda fence: fence.state())
         if now is not None and now.execution == self._record.execution:
             if self._downtime is not None and self._downtime.by_command and now.shut:
@@ -280,7 +280,8 @@ class Shelter:
             now = self._asked(lambda fence: fence.open())
             self._stopped = now.stopped
         self._deadline = None
-        if self._write(None, None, action="fence-opened", state=now) and now is not None and now.stopped is not None:
+        news = self._write(None, None, action="fence-opened", state=now)
+        if (news or was_closed) and now is not None and now.stopped is not None:
             self._record.log(
                 "fence-opened",
                 f"the application is let in again; it was kept out for {duration(now.stopped)}",

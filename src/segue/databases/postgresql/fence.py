@@ -13,7 +13,7 @@ from segue import clock
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.lease import Tenure, check_fence
-from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local
+from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, set_local
 from segue.engine import journal
 from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, PrivilegeMissing, StepFailed
 from segue.model.fences import FenceState
@@ -52,9 +52,11 @@ with recursive below as (
     select i.inhrelid from pg_catalog.pg_inherits as i inner join below as b on b.oid = i.inhparent
 )
 select c.oid::bigint, c.oid::regclass::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'),
-    exists (
-        select from pg_catalog.pg_trigger as t
+    (
+        select t.tgenabled::text from pg_catalog.pg_trigger as t, segue.fence as f
         where t.tgrelid = c.oid and t.tgfoid = pg_catalog.to_regprocedure('segue.fence_guard()')
+            and t.tgargs = convert_to(f.window_id, 'UTF8') || '\\000'::bytea
+        limit 1
     )
 from below inner join pg_catalog.pg_class as c on c.oid = below.oid and c.relkind in ('r', 'p')
 -- Parents first, as whoever locks a partitioned table does.
@@ -67,6 +69,9 @@ where t.tgfoid = pg_catalog.to_regprocedure('segue.fence_guard()') and not t.tgi
 order by t.tgrelid
 """
 
+# What `pg_trigger.tgenabled` says of ENABLE ALWAYS, and of DISABLE.
+_ALWAYS = "A"
+_ENABLED = _ARMED.replace("not t.tgisinternal", "not t.tgisinternal and t.tgenabled <> 'D'")
 _SWITCHED_OFF = _ARMED.replace("not t.tgisinternal", "not t.tgisinternal and t.tgenabled <> 'A'")
 
 _STATE = """
@@ -81,9 +86,10 @@ from segue.fence
 class Fence:
     """See `segue.ports.ApplicationFence`. Everything here may be called again after a death at any point.
 
-    The triggers are made disabled, one table in a transaction, and enabled on all tables in one transaction under
-    their locks: whoever has written has ended by then, and whoever has not will meet the trigger. They are ENABLE
-    ALWAYS, so that no setting of a session leads around them. Opening is one row, and waits for nobody.
+    The triggers are made disabled, and then enabled, each in a transaction of its own under its table's lock: whoever
+    has written there has ended by then, and whoever has not will meet the trigger. Of several locks together some would
+    be held by transactions that wait for the others. The triggers are ENABLE ALWAYS, so that no setting of a session
+    leads around them. Opening is one row, and waits for nobody.
     """
 
     def __init__(
@@ -116,7 +122,7 @@ class Fence:
         *,
         triggers: bool = True,
     ) -> int:
-        """Make what closing needs; return on how many tables there is a trigger now.
+        """Make what closing needs, with everybody still in; return on how many tables there is a trigger now.
 
         `tables`: those named and what is below them, or all of the schema. Without `triggers` only the record is
         made, for a fence that a command closes. Raises Blocked when another execution has left its fence closed,
@@ -125,7 +131,7 @@ class Fence:
         return self._told(lambda: self._arm(direction, tables, patience, note, triggers))
 
     def closing(self, seconds: float) -> FenceState:
-        """Record that a command is about to close the fence: the time counts from here."""
+        """Record that the fence is about to be closed: the time counts from here."""
 
         def record() -> FenceState:
             with self._work.transaction():
@@ -141,14 +147,19 @@ class Fence:
         return self._told(record)
 
     def close(
-        self, seconds: float, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None]
+        self,
+        tables: Sequence[str] | None,
+        patience: Patience,
+        note: Callable[[str], None],
+        *,
+        triggers: bool = True,
     ) -> FenceState:
-        """Refuse the application's writes from here on, for at most so many seconds; the same again if it is closed.
+        """Refuse the application's writes, table by table, and say when all of it is out.
 
-        Where a command has closed it (`closing`), that is recorded. Raises LockNotGranted when somebody's transaction
-        stands in the way for longer than there is patience: nothing is closed then.
+        Without `triggers` a command has kept it out, and only that is recorded. Raises LockNotGranted when somebody's
+        transaction stands in the way for longer than there is patience; the fence is open again then.
         """
-        return self._told(lambda: self._close(seconds, tables, patience, note))
+        return self._told(lambda: self._close(tables, patience, note, triggers))
 
     def hold(self, patience: Patience, note: Callable[[str], None]) -> list[str]:
         """Switch on what somebody has switched off, and return on which tables: a step may have done so, unawares."""
@@ -200,18 +211,18 @@ class Fence:
         triggers: bool,
     ) -> int:
         self._make_support()
-        self._claim(direction)
+        deadline = clock.ticks() + patience.locks
+        self._claim(direction, deadline, note)
         learn_pass(self._work, self._tenure)
         if not triggers:
             return 0
-        deadline = clock.ticks() + patience.locks
         for _ in range(ROUNDS):
             found = self._tables(tables)
-            missing = [(oid, name) for oid, name, armed in found if not armed]
+            missing = [(oid, name) for oid, name, enabled in found if enabled is None]
             if not missing:
                 return len(found)
             for oid, name in missing:
-                self._make_trigger(oid, name, Patience(max(0.1, deadline - clock.ticks()), patience.work), note)
+                self._make_trigger(oid, name, _left(deadline), note)
         raise StepFailed(
             "new tables keep appearing while the application's fence is made",
             hint="stop what creates tables or partitions, or name the tables in the plan's `fence`",
@@ -224,11 +235,15 @@ class Fence:
             self._check()
             self._work.execute(script)
 
-    def _claim(self, direction: str) -> None:
+    def _claim(self, direction: str, deadline: float, note: Callable[[str], None]) -> None:
         """Take the one row there is, unless another execution's fence still stands."""
+        before = state(self._work)
+        if before is None or before.state == "open":
+            # What an earlier window has left would belong to none, and refuse: it goes while the row still lets pass.
+            for oid, name, trigger in self._work.execute(_ENABLED).fetchall():
+                self._switch(oid, name, trigger, "disable", _left(deadline), note)
         with self._work.transaction():
             self._check()
-            before = state(self._work)
             if before is not None and before.state != "open":
                 if before.execution != self._tenure.execution:
                     raise before.standing()
@@ -236,14 +251,15 @@ class Fence:
                     self._work.execute("update segue.fence set direction = %s", [direction])
                 return
             self._work.execute(
-                "insert into segue.fence (execution, direction, state, pass, fence) "
-                "values (%(execution)s, %(direction)s, 'armed', %(pass)s, %(fence)s) "
+                "insert into segue.fence (execution, direction, state, window_id, pass, fence) "
+                "values (%(execution)s, %(direction)s, 'armed', %(window)s, %(pass)s, %(fence)s) "
                 "on conflict (one) do update set execution = excluded.execution, direction = excluded.direction, "
-                "state = 'armed', pass = excluded.pass, fence = excluded.fence, closed_at = null, until = null, "
-                "opened_at = null",
+                "state = 'armed', window_id = excluded.window_id, pass = excluded.pass, fence = excluded.fence, "
+                "closed_at = null, until = null, opened_at = null",
                 {
                     "execution": self._tenure.execution,
                     "direction": direction,
+                    "window": secrets.token_hex(8),
                     "pass": secrets.token_hex(16),
                     "fence": self._tenure.fence,
                 },
@@ -259,19 +275,35 @@ class Fence:
                 if not lock.take(self._work, piece):
                     return  # it is gone meanwhile
                 table = sql.SQL(name)
+                row = self._work.execute("select window_id from segue.fence").fetchone()
                 self._work.execute(
                     sql.SQL(
-                        "create trigger segue_fence before insert or update or delete or truncate on {} "
-                        "for each statement execute function segue.fence_guard()"
-                    ).format(table)
+                        "create or replace trigger segue_fence before insert or update or delete or truncate on {} "
+                        "for each statement execute function segue.fence_guard({})"
+                    ).format(table, sql.Literal(row[0] if row else ""))
                 )
                 self._work.execute(sql.SQL("alter table {} disable trigger segue_fence").format(table))
 
         lock.go(self._work, self._eye, patience, self._waits, attempt, note)
         journal.point("fence-armed")
 
-    def _tables(self, tables: Sequence[str] | None) -> list[tuple[int, str, bool]]:
-        """Return oid, name and whether there is a trigger, of all tables meant, parents first."""
+    def _switch(
+        self, oid: int, name: str, trigger: str, how: str, patience: Patience, note: Callable[[str], None]
+    ) -> None:
+        """Enable or disable one trigger, once whoever has written to its table has ended."""
+        lock = _Locking("fencing off", [(oid, name)], Lock.SHARE_ROW_EXCLUSIVE)
+
+        def attempt(piece: float) -> None:
+            with self._work.transaction():
+                self._check()
+                if lock.take(self._work, piece):
+                    words = sql.SQL("alter table {} {} trigger {}")
+                    self._work.execute(words.format(sql.SQL(name), sql.SQL(how), sql.Identifier(trigger)))
+
+        lock.go(self._work, self._eye, patience, self._waits, attempt, note)
+
+    def _tables(self, tables: Sequence[str] | None) -> list[tuple[int, str, str | None]]:
+        """Return oid, name and the state of this window's trigger, None without one, of all tables meant."""
         if tables is None:
             oids = [row[0] for row in self._work.execute(_OF_SCHEMA, {"schema": self._schema}).fetchall()]
         else:
@@ -285,7 +317,7 @@ class Fence:
                 hint="only their owner may fence tables off: GRANT that role to this one, run as one who owns all, "
                 "name the tables that matter in the plan's `fence`, or keep the application out by a command of yours",
             )
-        return [(oid, name, armed) for oid, name, _, armed in found]
+        return [(oid, name, enabled) for oid, name, _, enabled in found]
 
     def _named(self, name: str) -> int:
         row = self._work.execute(
@@ -303,84 +335,47 @@ class Fence:
     # -- closing
 
     def _close(
-        self, seconds: float, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None]
+        self, tables: Sequence[str] | None, patience: Patience, note: Callable[[str], None], triggers: bool
     ) -> FenceState:
         before = self._state()
         if before.execution != self._tenure.execution:
             raise before.standing()
         if before.state == "closed":
             return before
-        if before.state == "closing":
-            with self._work.transaction():
-                self._check()
-                self._work.execute("update segue.fence set state = 'closed' where state = 'closing'")
-            journal.point("fence-closed")
-            return self._state()
-        deadline = clock.ticks() + patience.locks
+        if triggers:
+            try:
+                self._enable_all(before.direction, tables, clock.ticks() + patience.locks, note)
+            except LockNotGranted:
+                self.open()
+                raise
+        with self._work.transaction():
+            self._check()
+            self._work.execute("update segue.fence set state = 'closed' where state = 'closing'")
+            journal.point("fence-before-close")
+        journal.point("fence-closed")
+        return self._state()
+
+    def _enable_all(
+        self, direction: str, tables: Sequence[str] | None, deadline: float, note: Callable[[str], None]
+    ) -> None:
         for _ in range(ROUNDS):
-            found = [(oid, name) for oid, name, _ in self._tables(tables)]
-            left = Patience(max(0.1, deadline - clock.ticks()), patience.work)
-            if self._close_all(found, seconds, tables, left, note):
-                journal.point("fence-closed")
-                return self._state()
-            self._arm(before.direction, tables, patience, note, triggers=True)
+            found = self._tables(tables)
+            if all(enabled == _ALWAYS for _, _, enabled in found):
+                return
+            if any(enabled is None for _, _, enabled in found):
+                self._arm(direction, tables, _left(deadline), note, triggers=True)
+            for oid, name, enabled in found:
+                if enabled not in (None, _ALWAYS):
+                    self._switch(oid, name, "segue_fence", "enable always", _left(deadline), note)
+                    journal.point("fence-enabled")
         raise StepFailed(
             "new tables keep appearing while the application's fence is closed",
             hint="stop what creates tables or partitions, or name the tables in the plan's `fence`",
         )
 
-    def _close_all(
-        self,
-        found: list[tuple[int, str]],
-        seconds: float,
-        tables: Sequence[str] | None,
-        patience: Patience,
-        note: Callable[[str], None],
-    ) -> bool:
-        """Close on all tables at once; False when there are others by now than those that were looked up."""
-        lock = _Locking("fencing off", found, Lock.SHARE_ROW_EXCLUSIVE)
-        closed = False
-
-        def attempt(piece: float) -> None:
-            nonlocal closed
-            with self._work.transaction():
-                self._check()
-                # The lock waits for whoever has written already: from here on no transaction is half-way.
-                if not lock.take(self._work, piece):
-                    return
-                if [(oid, name) for oid, name, armed in self._tables(tables) if armed] != found:
-                    return
-                set_local(self._work, "statement_timeout", INSTANT_SECONDS)
-                if found:
-                    self._work.execute(
-                        sql.SQL("; ").join(
-                            sql.SQL("alter table {} enable always trigger segue_fence").format(sql.SQL(name))
-                            for _, name in found
-                        )
-                    )
-                self._work.execute(
-                    "update segue.fence set state = 'closed', closed_at = clock_timestamp(), "
-                    "until = clock_timestamp() + make_interval(secs => %s)",
-                    [seconds],
-                )
-                journal.point("fence-before-close")
-            closed = True
-
-        lock.go(self._work, self._eye, patience, self._waits, attempt, note)
-        return closed
-
     def _hold(self, patience: Patience, note: Callable[[str], None]) -> Iterator[str]:
         for oid, name, trigger in self._work.execute(_SWITCHED_OFF).fetchall():
-            lock = _Locking("fencing off", [(oid, name)], Lock.SHARE_ROW_EXCLUSIVE)
-
-            def attempt(piece: float, lock: _Locking = lock, name: str = name, trigger: str = trigger) -> None:
-                with self._work.transaction():
-                    self._check()
-                    if lock.take(self._work, piece):
-                        switch = sql.SQL("alter table {} enable always trigger {}")
-                        self._work.execute(switch.format(sql.SQL(name), sql.Identifier(trigger)))
-
-            lock.go(self._work, self._eye, patience, self._waits, attempt, note)
+            self._switch(oid, name, trigger, "enable always", patience, note)
             yield name
 
     # -- afterwards
@@ -483,6 +478,11 @@ class _Locking:
                 hint="end the sessions named, or run again when they are done; `lock_timeout` in the plan's `fence` "
                 "sets how long to try",
             ) from error
+
+
+def _left(deadline: float) -> Patience:
+    left = max(0.1, deadline - clock.ticks())
+    return Patience(locks=left, work=left)
 
 
 def state(connection: psycopg.Connection[Any]) -> FenceState | None:
