@@ -51,7 +51,8 @@ def _clean(url: str, take: Open) -> None:
 def _fence(url: str, take: Open) -> None:
     fence = take(url).application_fence()
     fence.arm(FORWARD, ["t"], Patience(5, 5), lambda words: None)
-    fence.close(5, ["t"], Patience(5, 5), lambda words: None)
+    fence.closing(5)
+    fence.close(["t"], Patience(5, 5), lambda words: None)
     fence.open()
 
 
