@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from segue import clock
 from segue.cli import output
 from segue.engine.events import Event, Watch
 from segue.model.quantities import count, duration
@@ -38,9 +39,21 @@ _WORDS = {
 _ENDS = {"failed", "paused", "cancelled"}
 
 
+# So begins the sentence of somebody who waits here.
+_WAITING = "waiting: "
+# How far a step is comes no more often than so many seconds in a structured log.
+_PROGRESS_SECONDS = 1.0
+
+
 @contextmanager
 def view() -> Iterator[Watch]:
-    """Give a watcher that prints to stderr: with a line that is drawn anew on a terminal, plain lines elsewhere."""
+    """Give a watcher that prints to stderr.
+
+    On a terminal with a line that is drawn anew, plain lines elsewhere; with `--log-format json` an object a line.
+    """
+    if output.structured():
+        yield _Objects()
+        return
     lines = _Lines(live=output.colorful(sys.stderr) or (sys.stderr.isatty() and not output.as_json()))
     try:
         yield lines
@@ -48,11 +61,42 @@ def view() -> Iterator[Watch]:
         lines.clear()
 
 
+class _Objects:
+    """Prints each event as one JSON object on stderr; a wait that goes on is said once."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str | None, str | None], float] = {}
+        self._waiting = ""
+
+    def __call__(self, event: Event) -> None:
+        if event.action == "progress":
+            step = (event.execution, event.step)
+            now = clock.ticks()
+            if now - self._told.get(step, -_PROGRESS_SECONDS) < _PROGRESS_SECONDS:
+                return
+            self._told[step] = now
+        if event.action == "waiting":
+            message = event.message.removeprefix(_WAITING)
+            if message == self._waiting:
+                return
+            self._waiting = message
+        output.tell(
+            event.action,
+            event.message,
+            level=event.level,
+            at=event.at,
+            execution=event.execution,
+            step=event.step,
+            detail=event.detail,
+        )
+
+
 class _Lines:
     def __init__(self, *, live: bool) -> None:
         self._live = live
         self._drawn = False
         self._progress: dict[str, int] = {}
+        self._waiting = ""
 
     def __call__(self, event: Event) -> None:
         if output.as_json():
@@ -60,7 +104,9 @@ class _Lines:
         if event.action == "progress":
             self._show_progress(event)
             return
-        if event.action in _MARKS:
+        if event.action == "waiting":
+            self._wait(event)
+        elif event.action in _MARKS:
             self.clear()
             self._step(event)
         elif event.action in _WORDS or (event.level == "warning" and event.action not in _ENDS):
@@ -69,6 +115,14 @@ class _Lines:
             output.say(prefix + event.message)
         elif event.action in ("step-started", "undo-started") and self._live:
             self._draw(f"… {event.step}")
+
+    def _wait(self, event: Event) -> None:
+        """Say what is waited for, once; where nobody waits here, the command's error says it."""
+        if event.message.startswith(_WAITING) and event.message != self._waiting:
+            self.clear()
+            self._waiting = event.message
+            hint = event.detail.get("hint")
+            output.say(f"  {event.message}" + (f" ({hint})" if hint else ""))
 
     def _step(self, event: Event) -> None:
         mark, word, style = _MARKS[event.action]

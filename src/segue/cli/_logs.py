@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from segue import clock
 from segue.model.urls import redact
 
 #: What a line may say beside its words, in this order.
@@ -37,18 +39,33 @@ class _Json(logging.Formatter):
         self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
-        content: dict[str, Any] = {
-            "segue": 1,
-            "at": _at(record).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "action": getattr(record, "action", record.name),
-            "message": _words(record),
-            **self._fields,
-        }
-        content.update({name: found for name in _FIELDS if (found := getattr(record, name, None))})
+        about: dict[str, Any] = dict(self._fields)
+        about.update({name: found for name in _FIELDS if (found := getattr(record, name, None))})
         if record.exc_info:
-            content["traceback"] = redact(self.formatException(record.exc_info))
-        return json.dumps(content, default=str, ensure_ascii=False)
+            about["traceback"] = self.formatException(record.exc_info)
+        action = getattr(record, "action", record.name)
+        return line(action, record.getMessage(), level=record.levelname.lower(), at=_at(record), **about)
+
+
+def line(action: str, message: str, *, level: str = "info", at: datetime | None = None, **about: Any) -> str:
+    """Return a line of a structured log: one JSON object; what is None or empty is left out, passwords are masked."""
+    content = {
+        "segue": 1,
+        "at": (at or clock.now()).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": level,
+        "action": action,
+        "message": message,
+        **{name: value for name, value in about.items() if value},
+    }
+    return json.dumps(_masked(content), default=lambda value: redact(str(value)), ensure_ascii=False)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: _masked(found) for name, found in value.items()}
+    return [_masked(found) for found in value] if isinstance(value, list | tuple) else value
 
 
 def _at(record: logging.LogRecord) -> datetime:

@@ -55,6 +55,11 @@ def show(error: SegueError) -> None:
     if output.as_json():
         content: dict[str, Any] = {**error.as_json(), "exit_code": int(error.exit_code)}
         output.document({"ok": False, "error": content})
+    if output.structured():
+        level = "info" if isinstance(error, Interrupted) else "error"
+        about = {"details": error.details, "exit_code": int(error.exit_code)}
+        output.tell("ended", error.message, level=level, code=error.code, hint=error.hint, detail=about)
+    if output.as_json() or output.structured():
         return
     if isinstance(error, _CommandMissingError):
         output.say("\n".join(error.details))

@@ -30,11 +30,17 @@ class Form(StrEnum):
     JSON = "json"
 
 
+#: How the log of a run looks: `def run(log_format: LogFormat = Form.TEXT)`.
+LogFormat = Annotated[Form, typer.Option("--log-format", help="How the log on stderr looks.")]
+
+
 @dataclass
 class _Wanted:
     """What this process was asked for; set once, by `configure`."""
 
     json: bool = False
+    #: Whether the words on stderr are a structured log.
+    structured: bool = False
 
 
 _wanted = _Wanted()
@@ -53,7 +59,9 @@ def configure(arguments: list[str]) -> list[str]:
             stream.reconfigure(errors="replace")
     until = arguments.index("--") if "--" in arguments else len(arguments)
     mine, rest = arguments[:until], arguments[until:]
-    _wanted.json = "--json" in mine or "--format=json" in mine or ("--format", "json") in itertools.pairwise(mine)
+    pairs = list(itertools.pairwise(mine))
+    _wanted.json = "--json" in mine or "--format=json" in mine or ("--format", "json") in pairs
+    _wanted.structured = "--log-format=json" in mine or ("--log-format", "json") in pairs
     if "--no-color" in mine:
         os.environ["NO_COLOR"] = "1"
         mine = [word for word in mine if word != "--no-color"]
@@ -65,8 +73,15 @@ def as_json() -> bool:
     return _wanted.json
 
 
+def structured() -> bool:
+    """Return whether the user asked for a structured log: each line on stderr is one JSON object then."""
+    return _wanted.structured
+
+
 def colorful(stream: IO[str]) -> bool:
     """Return whether colours may be used on a stream: a terminal, and nobody said no."""
+    if structured() and stream is sys.stderr:
+        return False
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -82,15 +97,34 @@ def data(text: str = "") -> None:
 
 def say(words: str = "") -> None:
     """Print words for a person on stderr. A reader that went away is no reason to stop the work that is reported."""
-    try:
-        print(words, file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
+    if structured():
+        tell("said", words)
+    else:
+        _tell(words)
 
 
 def warn(words: str) -> None:
     """Print a warning on stderr."""
-    say(f"{paint('warning:', 'yellow', sys.stderr)} {words}")
+    if structured():
+        tell("warning", words, level="warning")
+    else:
+        _tell(f"{paint('warning:', 'yellow', sys.stderr)} {words}")
+
+
+def tell(action: str, message: str, **about: Any) -> None:
+    """Write a line of the structured log; see `_logs.line`."""
+    from segue.cli import _logs
+
+    _tell(_logs.line(action, message, **about))
+
+
+def _tell(words: str) -> None:
+    try:
+        # In one piece: threads that speak at the same time would mix their lines.
+        sys.stderr.write(f"{words}\n")
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
 
 
 def document(content: Mapping[str, Any]) -> None:

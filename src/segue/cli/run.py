@@ -11,7 +11,7 @@ import typer
 from segue.cli import output
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, Yes
+from segue.cli.output import Form, Format, Json, LogFormat, Yes
 from segue.errors import Retry, SegueError, UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def run(
     latency_probe: LatencyProbe = None,
     latency_url: LatencyUrl = None,
     promote: Annotated[bool, typer.Option("--promote", help="Walk the environments in promotion order.")] = False,
+    log_format: LogFormat = Form.TEXT,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
@@ -144,6 +145,7 @@ def resume(
     resolve: Resolve = None,
     detach: Detach = False,
     wait: Wait = False,
+    log_format: LogFormat = Form.TEXT,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
@@ -174,6 +176,7 @@ def rollback(
     detach: Detach = False,
     wait: Wait = False,
     yes: Yes = False,
+    log_format: LogFormat = Form.TEXT,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:

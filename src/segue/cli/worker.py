@@ -8,7 +8,7 @@ import typer
 
 from segue.cli import _workers, output
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form, Format, Json, LogFormat
 from segue.errors import UsageError
 from segue.model.vocabulary import WorkQueue
 
@@ -43,7 +43,7 @@ def worker(
         ),
     ] = None,
     metrics_host: Annotated[str, typer.Option("--metrics-host", help="At which address.")] = "127.0.0.1",
-    log_format: Annotated[Form, typer.Option("--log-format", help="How the log on stderr looks.")] = Form.TEXT,
+    log_format: LogFormat = Form.TEXT,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:

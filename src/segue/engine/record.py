@@ -323,7 +323,7 @@ class Record:
 
     def tell(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:
         """Tell whoever watches, without a line in the log."""
-        self._watch(Event(action, message, step, level, detail))
+        self._watch(Event(action, message, step, level, detail, self.execution))
 
     def validation(self, verdict: Mapping[str, Any], *, step: str, tolerance: float, blocking: bool) -> None:
         """Keep what a validation found."""

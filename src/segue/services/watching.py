@@ -345,7 +345,8 @@ def follow(store: Store, execution: str, watch: Watch = nobody) -> None:
         for line in lines:
             after = line["id"]
             detail = line["detail"] or {}
-            watch(Event(line["action"], line["message"], line["step"], line["level"], detail))
+            about = {"execution": execution, "at": line["at"]}
+            watch(Event(line["action"], line["message"], line["step"], line["level"], detail, **about))
         if status not in (ExecutionStatus.PENDING, ExecutionStatus.WAITING, ExecutionStatus.RUNNING) and not lines:
             break
         clock.sleep(0.5)
