@@ -198,7 +198,7 @@ def places(points: list[str]) -> list[tuple[str, int]]:
         (name, occurrence)
         for name, count in counted.items()
         for occurrence in range(1, count + 1)
-        if not name.startswith(("chunk-", "job-written")) or occurrence in (1, 2, count)
+        if not name.startswith(("chunk-", "batch-", "job-written")) or occurrence in (1, 2, count)
     ]
 
 
