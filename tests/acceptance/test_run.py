@@ -298,6 +298,7 @@ def test_strategy_that_is_not_there_is_refused_with_a_pointer(shop: Shop) -> Non
     refused = shop.segue("run", path, "--env", "shop").expect(3).stderr
     assert "blue-green" in refused
     assert "docs/strategies.md" in refused
+    assert "`segue run` would refuse it" in shop.segue("plan", "validate", path).expect(0).stderr
 
 
 def test_failure_can_undo_everything(shop: Shop) -> None:
@@ -437,6 +438,7 @@ def test_cancelled_run_can_only_be_taken_back(shop: Shop) -> None:
     assert shop.status()["status"] == "cancelled"
     assert "was cancelled with" in shop.segue("run", "full-name", "--env", "shop").expect(3).stderr
     shop.segue("rollback").expect(0)
+    assert "hint" not in shop.segue("cancel").expect(3).stderr
     assert shop.value(
         "select not exists (select from pg_attribute where attrelid = 'customers'::regclass and attname = 'full_name')"
     )

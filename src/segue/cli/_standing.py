@@ -178,7 +178,7 @@ def show(item: dict[str, Any]) -> None:
             ("environment", item["environment"]),
             ("execution", f"{item['execution']} (number {item['number']})"),
             ("status", status(item)),
-            ("waits for", waiting(item)),
+            ("because", waiting(item)),
             ("after", item["after"]),
             ("application", kept_out(item)),
             ("driven by", driver(item)),

@@ -174,10 +174,12 @@ def validate(
     """
     from segue import wiring
     from segue.model.vocabulary import Level
-    from segue.services import plans
+    from segue.services import beginnings, plans
 
     text, source = plans.read_source(file)
-    checked = plans.check(text, source, wiring.parts())
+    parts = wiring.parts()
+    checked = plans.check(text, source, parts)
+    refused = beginnings.refused(checked.plan, parts)
     risky = checked.prediction.risk in (Level.HIGH, Level.CRITICAL)
     if output.as_json():
         output.document(
@@ -187,11 +189,14 @@ def validate(
                 "plan": checked.plan.plan,
                 "version": checked.plan.version,
                 "plan_hash": checked.digest,
+                "refused": refused,
                 "prediction": checked.prediction.as_json(),
             }
         )
     else:
         _steps(checked)
+        if refused is not None:
+            output.warn(f"`segue run` would refuse it: {refused}")
     return int(ExitCode.FINDINGS if strict and risky else ExitCode.DONE)
 
 

@@ -253,6 +253,15 @@ def check_policy(plan: Plan, parts: Parts) -> None:
             )
 
 
+def refused(plan: Plan, parts: Parts) -> str | None:
+    """Return why a plan is refused wherever it is to run; None when it is not."""
+    try:
+        check_policy(plan, parts)
+    except Blocked as error:
+        return error.message
+    return None
+
+
 def _check_schema(plan: Plan, environment: str, schema: str) -> None:
     """Refuse a plan for another schema than the one that the environment was added for; "public" says nothing."""
     if schema not in ("public", plan.target_schema):

@@ -369,7 +369,7 @@ def _request(store: Store, execution: str | None, to: ExecutionStatus, actor: st
         if not EXECUTION.allows(row.status, to):
             raise Blocked(
                 f"execution {row.id} is {row.status} and cannot be {word}",
-                hint="`segue rollback` takes back what it did" if to is ExecutionStatus.CANCELLED else "",
+                hint="`segue rollback` takes back what it did" if row.status == ExecutionStatus.COMPLETED else "",
             )
         advance(session, row, to, actor=actor, lease_owner=None, waiting_for=None, due_at=None)
         return f"execution {row.id} is {word}"

@@ -65,7 +65,7 @@ class WaitParams(StepFields):
     def _one_form(self) -> WaitParams:
         given = [self.lasting, self.until, self.window, self.condition]
         if sum(form is not None for form in given) != 1:
-            raise ValueError("a wait is for exactly one of " + ", ".join(FORMS))
+            raise ValueError("a wait needs exactly one of " + ", ".join(FORMS))
         return self
 
 

@@ -107,8 +107,8 @@ HEAD = "plan: p\nversion: 1.0.0\ndescription: d\nsteps:\n  - name: w\n    kind: 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        ("wait", '5:5: step "w": a wait is for exactly one of for, until, window, condition'),
-        ("wait\n    for: 1h\n    until: 2999-01-01 02:00 UTC", '5:5: step "w": a wait is for exactly one of'),
+        ("wait", '5:5: step "w": a wait needs exactly one of for, until, window, condition'),
+        ("wait\n    for: 1h\n    until: 2999-01-01 02:00 UTC", '5:5: step "w": a wait needs exactly one of'),
         ("wait\n    for: soon", '7:10: step "w": "for": "soon" is not a duration'),
         ("wait\n    until: 2999-01-01 02:00", '7:12: step "w": "until": '),
         ("wait\n    until: 2999-01-01 02:00 Europe/Berln", '7:12: step "w": "until": '),

@@ -537,7 +537,7 @@ class _Reading:
             return Duration.INDEX_BUILD, "no rewrite: the values are stored in the same form; its indexes are rebuilt"
         if _wider(column.modifier, modifier, bare):
             return Duration.INSTANT, "no rewrite: the new type is only wider"
-        return Duration.REWRITE, "rewrites the table: every value is checked against the narrower type"
+        return Duration.REWRITE, "rewrites the table: every value is fitted to the new length or scale"
 
     def _setlogged(self, relation: Relation, stored: list[Relation], command: Any, _: Duration) -> None:
         self.out.works += [Rewrite(each) for each in stored]
