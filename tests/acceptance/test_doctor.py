@@ -50,6 +50,13 @@ def test_doctor_names_environments_and_the_unreachable_one(segue: Segue, databas
     assert PASSWORD not in said + done.stdout
 
 
+def test_doctor_counts_no_worker_that_has_stopped(segue: Segue, store_url: str) -> None:
+    segue("worker", "--once", "--name", "gone").expect(0)
+    with psycopg.connect(store_url) as connection:
+        assert connection.execute("SELECT status FROM segue_store.workers").fetchall() == [("stopped",)]
+    assert segue("doctor", "--json").expect(0).json["workers"] == []
+
+
 def test_doctor_helps_when_the_store_is_unreachable(segue: Segue) -> None:
     url = f"postgresql://me:{PASSWORD}@127.0.0.1:1/store"
     done = segue("doctor", "--json", env={"SEGUE_STORE": url}).expect(1)

@@ -109,10 +109,12 @@ def _through_store(report: Report, settings: Settings, probe: Callable[[str], Pr
 def _workers(report: Report, session: Session) -> None:
     from sqlalchemy import inspect, select
 
+    from segue.model.lifecycles import WorkerStatus
     from segue.store.tables.workers import WorkerRow
 
     names = [attribute.key for attribute in inspect(WorkerRow).column_attrs]
-    report.workers = [{name: getattr(row, name) for name in names} for row in session.scalars(select(WorkerRow))]
+    there = session.scalars(select(WorkerRow).where(WorkerRow.status != WorkerStatus.STOPPED))
+    report.workers = [{name: getattr(row, name) for name in names} for row in there]
 
 
 def _silent_runs(report: Report, session: Session) -> None:
