@@ -108,7 +108,23 @@ def draw(look: Look, ticks: float, *, width: int, height: int, missed: str = "",
     if left > 0 and look.lines:
         lines += [[], *draft.log(left)]
     lines = lines[: max(0, height - len(foot))]
-    return [*lines, *([] for _ in range(height - len(lines) - len(foot))), *foot][:height]
+    whole = [*lines, *([] for _ in range(height - len(lines) - len(foot))), *foot][:height]
+    return [_fitted(line, width) for line in whole]
+
+
+def _fitted(line: Line, width: int) -> Line:
+    """Return a line cut to the width, without signs that would move a terminal's cursor."""
+    fitted: Line = []
+    left = width
+    for text, style in line:
+        kept = ""
+        for char in text if text.isprintable() else (char if char.isprintable() else " " for char in text):
+            left -= output.width_of(char)
+            if left < 0:
+                return [*fitted, (kept, style)]
+            kept += char
+        fitted.append((kept, style))
+    return fitted
 
 
 def progress(job: Mapping[str, Any]) -> list[str]:
@@ -192,7 +208,7 @@ class _Draft:
         wal = (item["metrics"] or {}).get("wal_bytes")
         known = [
             ("kept out", _standing.kept_out(item) if item["fenced_at"] else None, "bold red"),
-            ("waits for", _standing.waiting(item), "yellow"),
+            ("because", _standing.waiting(item), "yellow"),
             ("next", item["next"], ""),
             ("stopped", (item["error"] or {}).get("message"), "red"),
             ("helped by", _standing.helpers(item), ""),
@@ -203,12 +219,7 @@ class _Draft:
             ("lock waits", self._locks(), self._worst("lock waits") or self._worst("blocked by us")),
             ("written", f"{size(wal)} of WAL" if wal and item["driven_by"] else None, ""),
         ]
-        return [
-            line
-            for name, words, style in known
-            if words is not None
-            for line in self._field(name, self._clean(words), style)
-        ]
+        return [line for name, words, style in known if words is not None for line in self._field(name, words, style)]
 
     def log(self, room: int) -> list[Line]:
         """Return the end of the log, the newest line last."""
@@ -216,14 +227,14 @@ class _Draft:
         for line in self._lines[-room:]:
             step = f"{line['step']}: " if line["step"] else ""
             moment = f"{line['at']:%H:%M:%S}Z  "
-            words = self._crop(self._clean(step + line["message"]), self._width - len(moment))
+            words = self._crop(step + line["message"], self._width - len(moment))
             lines.append([(moment, "dim"), (words, _WARNED.get(line["level"], ""))])
         return lines
 
     def foot(self, missed: str) -> list[Line]:
         """Return how to leave, or that nothing is heard."""
         if missed or self._later > SILENT_SECONDS:
-            words = f"no news for {duration(self._later)}, looking again{': ' if missed else ''}{self._clean(missed)}"
+            words = f"no news for {duration(self._later)}, looking again{': ' if missed else ''}{missed}"
             return [[(self._crop(words, self._width - 1), "red")]]
         return [[(self._crop("Ctrl-C leaves; the execution is not touched", self._width - 1), "dim")]]
 
@@ -263,7 +274,7 @@ class _Draft:
             return duration(elapsed) if elapsed is not None else ""
         if status == "waiting":
             waiting = self._item["waiting_for"] or {}
-            return "waits" if waiting.get("step") != step["name"] else self._clean(f"waits: {waiting['message']}")
+            return "waits" if waiting.get("step") != step["name"] else f"waits: {waiting['message']}"
         took = _standing.step_seconds(step)
         if status == "pending" or took is None:
             return "" if status in ("pending", "completed") else status
@@ -346,7 +357,3 @@ class _Draft:
         while text and output.width_of(text) > width - 1:
             text = text[:-1]
         return text.rstrip() + self._signs.cut if width > 0 else ""
-
-    def _clean(self, text: str) -> str:
-        """Return a text without line breaks and signs that would move a terminal's cursor."""
-        return "".join(char if char.isprintable() else " " for char in text)
