@@ -58,7 +58,7 @@ class WaitParams(StepFields):
     condition: Expectation | None = Field(
         default=None, description="A query on the target, and the result to wait for."
     )
-    every: Seconds = Field(default=10.0, ge=0.1, description="How often the condition is asked for.")
+    every: Seconds = Field(default=10.0, ge=0.1, description="How often the condition is asked for, at first.")
     timeout: Seconds = Field(default=86400.0, description="The longest to wait for the condition.")
 
     @model_validator(mode="after")
@@ -168,7 +168,8 @@ class WaitStep:
                 raise MustWait(
                     "condition",
                     f'step "{params.name}" waits for its condition: {answer.said}',
-                    due=min(now + timedelta(seconds=params.every), end),
+                    # Each look leaves its entries in log and ledger: what has lasted for hours is asked for rarely.
+                    due=min(now + max(timedelta(seconds=params.every), (now - run.began()) / 10), end),
                     step=params.name,
                 )
             _sleep(run, params.every)
