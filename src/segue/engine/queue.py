@@ -51,6 +51,7 @@ _PINNED = """
     SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = segue_queue, pg_catalog; SET row_security = off;
     SET statement_timeout = '30s'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0;
     SET idle_session_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
     SELECT set_config('session_replication_role', 'origin', false)
      WHERE current_setting('session_replication_role') <> 'origin'
 """

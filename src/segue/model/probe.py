@@ -22,7 +22,7 @@ class Probe:
     is_superuser: bool
     can_create: bool  # CREATE on the database: Segue keeps its schema there
     wal_level: str
-    read_only: bool  # a replica, or a session that may not write
+    read_only: bool  # a replica
     pooler: bool  # something between us and the server that may change the session under us
 
     @property

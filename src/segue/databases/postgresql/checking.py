@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from segue.databases.postgresql import signals
-from segue.databases.postgresql.connection import PINNED, SUPPORTED, open_session
+from segue.databases.postgresql.connection import PINNED, SUPPORTED, glance, open_session
 from segue.databases.postgresql.errors import explain, place
 from segue.errors import ConfigurationError, SegueError
 from segue.model.checks import Checkup, Finding, Light, Replica
@@ -59,9 +59,12 @@ _ELSEWHERE = {
 def identity(url: str) -> dict[str, Any]:
     """See `segue.ports.Database.identity`."""
     try:
-        with psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name="segue check", prepare_threshold=None
-        ) as connection:
+        with (
+            psycopg.connect(
+                url, autocommit=True, connect_timeout=10, application_name="segue check", prepare_threshold=None
+            ) as connection,
+            glance(connection),
+        ):
             return identify(connection)
     except psycopg.Error as error:
         raise explain(error, place(url)) from error
@@ -88,8 +91,9 @@ def check(url: str, *, schema: str) -> Checkup:
             url, autocommit=True, connect_timeout=10, application_name="segue check", prepare_threshold=None
         ) as first:
             told = first.info.backend_pid
-            row = first.execute("select pg_catalog.pg_backend_pid()").fetchone()
-            who = identify(first)
+            with glance(first):
+                row = first.execute("select pg_backend_pid()").fetchone()
+                who = identify(first)
             major = first.info.server_version // 10000
     except psycopg.Error as error:
         raise explain(error, place(url)) from error

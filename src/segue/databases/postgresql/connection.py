@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -11,7 +12,7 @@ from segue.databases.postgresql.errors import explain, place
 from segue.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # What a role's or a database's defaults could otherwise change under our feet. A session that inherited, say,
 # `default_transaction_read_only`, a MDY date style or an idle timeout would fail or write other values.
@@ -53,6 +54,15 @@ PINNED: Mapping[str, str] = {
 HURRIED_TRIES = 200
 # And how often to open another one, where time-outs of the role's end the session itself.
 HURRIED_SESSIONS = 5
+
+# Whatever comes after runs under the settings that come before it, although all are sent together.
+_GLANCE = """
+    begin isolation level read committed read only; set local statement_timeout = 0; set local lock_timeout = 0;
+    set local idle_in_transaction_session_timeout = '60s'; set local exit_on_error = off;
+    set local search_path = pg_catalog; set local datestyle = 'ISO'; set local timezone = 'UTC';
+    set local extra_float_digits = 1; set local standard_conforming_strings = on; set local transform_null_equals = off;
+    select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'
+"""
 
 # A killed client's back-end notices within this time and ends its statement.
 CLIENT_CHECK = "2s"
@@ -156,6 +166,26 @@ def _hurried(connection: psycopg.Connection[tuple[Any, ...]], query: LiteralStri
         "every statement of this role is cancelled at once",
         hint="raise the `statement_timeout` that is set for the role or the database",
     )
+
+
+@contextmanager
+def glance(connection: psycopg.Connection[tuple[Any, ...]]) -> Iterator[None]:
+    """Read in one transaction under the settings that matter for that, and leave none of them behind.
+
+    For sessions that may not be pinned, because a pooler may stand in between and give them to the application next.
+    """
+    for _ in range(HURRIED_TRIES):
+        try:
+            connection.execute(_GLANCE)
+        except psycopg.errors.QueryCanceled:
+            connection.execute("rollback")
+        else:
+            break
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("rollback")
 
 
 def _refuse_shared(connection: psycopg.Connection[tuple[Any, ...]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from segue.clock import sleep
 from segue.databases.postgresql.errors import explain
 from segue.errors import ConfigurationError
 from segue.model.probe import Probe
@@ -18,7 +17,7 @@ _FACTS = """
     SELECT current_setting('server_version'), current_setting('server_version_num')::int, current_database(),
            current_user, pg_database_size(current_database()), current_setting('is_superuser') = 'on',
            has_database_privilege(current_database(), 'CREATE'), current_setting('wal_level'),
-           pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on', pg_backend_pid()
+           pg_is_in_recovery(), pg_backend_pid()
 """
 
 _TRANSACTIONS = """
@@ -34,6 +33,8 @@ def probe(url: str, *, where: str = "", seconds: float = TRAFFIC_SECONDS) -> Pro
     """
     import psycopg
 
+    from segue.databases.postgresql.connection import glance
+
     where = where or f'"{place(url)}"'
     try:
         with psycopg.connect(
@@ -45,10 +46,14 @@ def probe(url: str, *, where: str = "", seconds: float = TRAFFIC_SECONDS) -> Pro
             prepare_threshold=None,
         ) as connection:
             told = connection.info.backend_pid
-            facts = connection.execute(_FACTS).fetchone()
-            before = connection.execute(_TRANSACTIONS).fetchone()
-            sleep(seconds)
-            after = connection.execute(_TRANSACTIONS).fetchone()
+            with glance(connection):
+                facts = connection.execute(_FACTS).fetchone()
+                before = connection.execute(_TRANSACTIONS).fetchone()
+            with glance(connection):
+                # There, not here: a role may end sessions that are idle for as long.
+                connection.execute("SELECT pg_sleep(%s)", [seconds])
+            with glance(connection):
+                after = connection.execute(_TRANSACTIONS).fetchone()
     except psycopg.Error as error:
         raise explain(error, where) from error
     except UnicodeError as error:
