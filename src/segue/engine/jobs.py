@@ -230,7 +230,9 @@ class Job:
         journal.point("job-written")
         self._record.tell(
             "progress",
-            f"{self._keys:,} of about {self._total:,} rows" if known else f"{self._keys:,} rows, more to come",
+            f"{self._keys:,} rows{'' if percent is not None else ', more to come'}"
+            if percent is not None or not known
+            else f"{self._keys:,} of about {self._total:,} rows",
             step=self._step,
             done=self._keys,
             total=max(self._total, self._keys) if known else None,
