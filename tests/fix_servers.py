@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fix_hostile import liberate, occupied
 from psycopg import sql
 
 from segue import embedded
@@ -82,11 +83,12 @@ def fresh_databases(cluster: Cluster) -> Iterator[Callable[[], str]]:
             name = f"test_{secrets.token_hex(6)}"
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             made.append(name)
-            return cluster.url(name)
+            return occupied(cluster.url(name))
 
         yield make
         for name in made:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            liberate(connection, name)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def new_database(server: Cluster) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def database(new_database: Callable[[], str]) -> str:
-    """Give the URL of an empty database of this test's own, as its superuser."""
+    """Give the URL of an empty database of this test's own, as its superuser; with --hostile as an ordinary role."""
     return new_database()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from psycopg import conninfo
 
 from segue.databases.postgresql import DATABASE
@@ -47,10 +48,17 @@ def any_database(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture
+def administered(any_database: str) -> str:
+    """Give the URL of `any_database` as the server's superuser."""
+    return administrator(any_database)
+
+
 def make_role(url: str, *grants: str) -> str:
     """Make an ordinary role on a database's server; `{role}` in the grants is its name. Return the URL as that role."""
     name = f"role_{secrets.token_hex(4)}"
-    run_sql(url, f"CREATE ROLE {name} LOGIN PASSWORD 'word'", *(grant.format(role=name) for grant in grants))
+    grants = tuple(grant.format(role=name) for grant in grants)
+    run_sql(administrator(url), f"CREATE ROLE {name} LOGIN PASSWORD 'word'", *grants)
     return conninfo.make_conninfo(url, user=name, password="word")
 
 
@@ -58,7 +66,7 @@ def drop_role(owner: str, url: str) -> None:
     """Drop a test's role together with the database that it was made for."""
     parts = conninfo.conninfo_to_dict(url)
     run_sql(
-        conninfo.make_conninfo(owner, dbname="postgres"),
+        conninfo.make_conninfo(administrator(owner), dbname="postgres"),
         f'DROP DATABASE IF EXISTS "{parts["dbname"]}" WITH (FORCE)',
         f"DROP ROLE {parts['user']}",
     )

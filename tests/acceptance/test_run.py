@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from fix_process import Segue
 
 from segue.embedded import Cluster
@@ -193,7 +194,8 @@ def test_typo_in_the_plan_is_said_with_its_place(shop: Shop) -> None:
 
 
 def test_missing_privilege_is_said_with_what_to_grant(shop: Shop) -> None:
-    with psycopg.connect(shop.url, autocommit=True) as connection:
+    administrators = administrator(shop.url)
+    with psycopg.connect(administrators, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"create role guest_{name} login password 'x'")
         connection.execute(f'alter table customers owner to "guest_{name}"')
@@ -204,7 +206,7 @@ def test_missing_privilege_is_said_with_what_to_grant(shop: Shop) -> None:
     assert "GRANT CREATE ON DATABASE" in outcome.stderr
     assert shop.segue("status", "--all", "--json").json["executions"] == []
     assert shop.value("select to_regnamespace('segue') is null")
-    with psycopg.connect(shop.url, autocommit=True) as connection:
+    with psycopg.connect(administrators, autocommit=True) as connection:
         connection.execute(f'reassign owned by "guest_{name}" to current_user')
         connection.execute(f'drop role "guest_{name}"')
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from fix_process import Segue
 from fix_targets import Background, run_sql, terminate, until, value
 from psycopg import conninfo
@@ -220,7 +221,7 @@ def test_run_that_begins_later_waits_until_then(desk: Desk) -> None:
 def test_target_that_stays_away_is_waited_for_by_workers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     execution = desk.hand_over(desk.add(PLAN))
     name = conninfo.conninfo_to_dict(desk.url)["dbname"]
-    elsewhere = conninfo.make_conninfo(desk.url, dbname="postgres")
+    elsewhere = conninfo.make_conninfo(administrator(desk.url), dbname="postgres")
     running = Background(lambda: desk.drive(execution))
     until(lambda: begun(desk, "one"))
     monkeypatch.setattr(executor, "RECOVERY_SECONDS", 1.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+from fix_hostile import administrator
 from fix_targets import Open, apply, run_sql, terminate, value
+from psycopg import conninfo
 
 from segue.errors import OutcomeUnknown, SegueError, StepFailed
 
@@ -86,6 +88,7 @@ def test_a_look_at_the_target_is_cheap_and_whole(any_database: str, open_target:
 
 def test_what_a_block_sets_for_the_session_ends_with_its_step(database: str, open_target: Open) -> None:
     run_sql(database, "CREATE SCHEMA other", "CREATE TABLE other.t (n int)", "CREATE TABLE t (n int)")
+    run_sql(administrator(database), f"GRANT pg_monitor TO {conninfo.conninfo_to_dict(database)['user']}")
     target = open_target(database)
     block = "DO $$ BEGIN SET search_path TO other; SET row_security TO on; SET ROLE pg_monitor; END $$"
     apply(target, block, step="one")

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from fix_targets import (
     Background,
     Open,
@@ -210,9 +211,9 @@ def test_an_instant_statement_that_is_not_is_cancelled_and_rolled_back(
     database: str, open_target: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segue.databases.postgresql.target.INSTANT_SECONDS", 0.5)
+    run_sql(database, *TABLES)
     run_sql(
-        database,
-        *TABLES,
+        administrator(database),
         "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(5); END $$",
         "CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION slow()",
     )
@@ -235,7 +236,7 @@ def test_vacuum_full_does_not_queue_the_application(database: str, open_target: 
     assert value(database, "SELECT count(*) FROM child") == 50
 
 
-def test_a_table_under_autovacuum_is_got(ordinary: str, any_database: str, open_target: Open) -> None:
+def test_a_table_under_autovacuum_is_got(ordinary: str, administered: str, open_target: Open) -> None:
     # As an ordinary role, which may neither see nor cancel it: one slice outlasts the server's own patience.
     run_sql(ordinary, *TABLES, "INSERT INTO child SELECT n, 1 FROM generate_series(100, 5000) n")
     run_sql(
@@ -245,20 +246,20 @@ def test_a_table_under_autovacuum_is_got(ordinary: str, any_database: str, open_
         "UPDATE child SET n = 1",
     )
     naptime = "SELECT setting::int FROM pg_settings WHERE name = 'autovacuum_naptime'"
-    if value(any_database, naptime) > 5:
-        run_sql(any_database, "ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()")
+    if value(administered, naptime) > 5:
+        run_sql(administered, "ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()")
     running = (
         "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'child'::regclass "
         "AND a.backend_type = 'autovacuum worker' AND l.mode = 'ShareUpdateExclusiveLock'"
     )
     try:
-        until(lambda: value(any_database, running), 60)
+        until(lambda: value(administered, running), 60)
         target = open_target(ordinary)
         apply(target, "ALTER TABLE child ADD COLUMN m int", locks=20)
         assert target.waits.slices > 0
         assert all(blocker.autovacuum for blocker in target.waits.blockers)
     finally:
-        run_sql(any_database, "ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
+        run_sql(administered, "ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
     assert "m" in columns(ordinary)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from fix_targets import Open, Run, apply, drop_role, fill, make_role, run_sql, session, value
 from psycopg import conninfo, sql
 
@@ -91,18 +92,18 @@ FEATURES = {
 
 
 @pytest.fixture
-def plain(any_database: str) -> Iterator[str]:
+def plain(administered: str) -> Iterator[str]:
     """Give a database with a table of somebody else's, as a role that may do nothing yet."""
     run_sql(
-        any_database,
+        administered,
         "CREATE TABLE parent (id int PRIMARY KEY)",
         "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)",
         "INSERT INTO t SELECT generate_series(1, 10)",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
-    url = make_role(any_database)
+    url = make_role(administered)
     yield url
-    drop_role(any_database, url)
+    drop_role(administered, url)
 
 
 def grant(owner: str, url: str, *grants: str) -> None:
@@ -115,10 +116,10 @@ def grant(owner: str, url: str, *grants: str) -> None:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_a_feature_works_with_what_it_is_said_to_need(
-    any_database: str, plain: str, open_target: Open, name: str
+    administered: str, plain: str, open_target: Open, name: str
 ) -> None:
     feature = FEATURES[name]
-    grant(any_database, plain, *feature.needs)
+    grant(administered, plain, *feature.needs)
     # It raises where it is refused: the next test shows that it does, for each grant that is missing.
     feature.act(plain, open_target)
 
@@ -127,6 +128,7 @@ def test_a_feature_works_with_what_it_is_said_to_need(
     ("name", "without"), [(name, grant) for name, feature in FEATURES.items() for grant in feature.needs]
 )
 def test_a_feature_is_refused_without_it(database: str, open_target: Open, name: str, without: str) -> None:
+    database = administrator(database)
     run_sql(
         database,
         "CREATE TABLE parent (id int PRIMARY KEY)",
@@ -163,14 +165,14 @@ def test_without_create_on_the_database_the_grant_is_named(plain: str, open_targ
 
 
 def test_a_schema_made_by_somebody_else_stands_in_for_the_grant(
-    any_database: str, plain: str, open_target: Open
+    administered: str, plain: str, open_target: Open
 ) -> None:
-    grant(any_database, plain, "CREATE SCHEMA segue AUTHORIZATION {role}", *OWNER)
+    grant(administered, plain, "CREATE SCHEMA segue AUTHORIZATION {role}", *OWNER)
     apply(open_target(plain), "ALTER TABLE t ADD COLUMN m int")
     assert (
-        value(any_database, "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'm'") == 1
+        value(administered, "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'm'") == 1
     )
-    assert value(any_database, "SELECT count(*) FROM segue.history WHERE state = 'done'") == 1
+    assert value(administered, "SELECT count(*) FROM segue.history WHERE state = 'done'") == 1
 
 
 def test_an_owner_is_enough_for_everything(ordinary: str, open_target: Open) -> None:
@@ -203,11 +205,11 @@ def test_an_owner_is_enough_for_everything(ordinary: str, open_target: Open) -> 
 
 
 def test_what_a_blocker_runs_is_shown_to_those_who_may_see_it(
-    any_database: str, ordinary: str, open_target: Open
+    administered: str, ordinary: str, open_target: Open
 ) -> None:
     run_sql(ordinary, "CREATE TABLE t (id int)")
-    grant(any_database, ordinary, "GRANT pg_read_all_stats TO {role}")
+    grant(administered, ordinary, "GRANT pg_read_all_stats TO {role}")
     target = open_target(ordinary)
-    with session(any_database, "SELECT count(*) AS of_the_month FROM t"), pytest.raises(LockNotGranted) as caught:
+    with session(administered, "SELECT count(*) AS of_the_month FROM t"), pytest.raises(LockNotGranted) as caught:
         apply(target, "ALTER TABLE t ADD COLUMN m int", locks=0.5)
     assert "of_the_month" in caught.value.details[0]

@@ -84,7 +84,7 @@ def test_hostile_defaults_change_nothing(ordinary: str, open_target: Open, scope
 
     found = target.query("SELECT said, octet_length(name) FROM t WHERE id = 10", 10)[1]
     assert found == [("2026-02-11 ö \\ ö10", 4)]
-    assert sum(chunk.rows for chunk in run.record.chunks) == 500
+    assert run.record.rows == 500
     assert target.drift("public") is None
 
 
