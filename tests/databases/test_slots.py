@@ -281,7 +281,8 @@ def test_a_stopped_driver_leaves_nobody_at_work(slots: Slots, open_target: Open)
     written = slots.counted()[1]
     assert helper.wait(20) == 0
     assert slots.counted()[1] == written == driver.run_.record.rows < 1000
-    assert rows(slots.url, "SELECT DISTINCT state FROM segue.batch ORDER BY 1") == [("done",), ("pending",)]
+    # Given back, or never claimed: which of the two depends on how far ahead the driver had offered.
+    assert ("claimed",) not in rows(slots.url, "SELECT DISTINCT state FROM segue.batch")
     assert slots.value("SELECT count(*) FROM segue.labourer") == 0
 
 

@@ -230,8 +230,7 @@ class Cluster:
 
     def _create(self) -> Placement:
         place = places.choose(self.directory)
-        for left in place.folder.glob("draft-*"):  # a process was killed while it made the cluster
-            shutil.rmtree(left, ignore_errors=True)
+        self._remove_drafts(place)
         password = self._password()
         draft = place.folder / f"draft-{secrets.token_hex(4)}"
         try:
@@ -259,8 +258,19 @@ class Cluster:
                 hint="free some space there, or set SEGUE_HOME to a folder elsewhere",
             ) from error
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            self._remove_drafts(place)
         return place
+
+    @staticmethod
+    def _remove_drafts(place: Placement) -> None:
+        """Remove what was made half: of this process, and of one that was killed while its initdb went on writing."""
+        for _ in range(20):
+            left = list(place.folder.glob("draft-*"))
+            for draft in left:
+                shutil.rmtree(draft, ignore_errors=True)
+            if not left:
+                return
+            clock.sleep(0.05)
 
     def _initdb(self, place: Placement, data: Path, password: Path) -> None:
         command: list[str | Path] = [self._bin() / "initdb", "-D", data, "-U", USER, f"--pwfile={password}"]
