@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_targets import until
 
 from benchmarks._rounds import Result
 
@@ -73,13 +73,14 @@ def test_interrupted_benchmark_leaves_nothing(scratch: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not list(scratch.rglob("postmaster.pid")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    (server,) = scratch.rglob("postmaster.pid")
-    pid = int(server.read_text().split()[0])
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    try:
+        server = until(lambda: next(scratch.rglob("postmaster.pid"), None), 150)
+        pid = int(until(lambda: server.read_text().split(), 20)[0])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
     assert list(scratch.iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
