@@ -138,7 +138,7 @@ def occupied(url: str) -> str:
 
 
 def administrator(url: str) -> str:
-    """Return the URL of a test's database as the server's superuser."""
+    """Return the URL of a test's database as the server's superuser, with usual settings."""
     found = _found(url)
     return found.administrator if found else url
 
@@ -165,7 +165,9 @@ def occupy(url: str) -> str:
                 words = sql.SQL(f"ALTER {scope} SET {{setting}} = {{value}}")
                 connection.execute(words.format(**names, setting=sql.Identifier(name), value=value))
         usual = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, (_, value) in found.items())
-        _occupied[connection.info.dbname] = Occupied(url, role, usual)
+        # The database's settings hold for a superuser as well.
+        spared = conninfo.make_conninfo(url, options=usual)
+        _occupied[connection.info.dbname] = Occupied(spared, role, usual)
     parts = urlsplit(url)
     return parts._replace(netloc=f"{role}:word@{parts.netloc.rpartition('@')[2]}").geturl()
 

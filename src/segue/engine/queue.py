@@ -27,7 +27,7 @@ from psycopg import sql
 from segue import clock
 from segue.errors import ConfigurationError, PrivilegeMissing, SegueError, TargetUnreachable
 from segue.model.vocabulary import WorkQueue
-from segue.store.opening import place
+from segue.store.opening import PINNED, place
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +46,9 @@ _LEAVING_SECONDS = 10.0
 _LOCK = 0x73656775657175
 
 # The table's own triggers announce new jobs, and the functions are found by the search path alone.
-_PINNED = """
-    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-    SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = segue_queue, pg_catalog; SET row_security = off;
-    SET statement_timeout = '30s'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0;
-    SET idle_session_timeout = 0;
-    SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
-    SELECT set_config('session_replication_role', 'origin', false)
-     WHERE current_setting('session_replication_role') <> 'origin'
-"""
+_PINNED: LiteralString = (
+    PINNED + "; SET search_path = segue_queue, pg_catalog; SET statement_timeout = '30s'; SET lock_timeout = '10s'"
+)
 
 # A peer that vanished without a word is noticed within these seconds.
 _SESSION: Mapping[str, Any] = {

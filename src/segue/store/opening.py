@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from segue.errors import Busy, ConfigurationError, PrivilegeMissing, SegueError, TargetUnreachable
 from segue.settings import Settings
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 OLDEST_SERVER = 14
 
 # Whatever the role's or the database's defaults are. Timeouts off: a heartbeat must not fail because an administrator
-# limits statements for applications. Only a superuser may set the last one, so it is touched only where it must be:
-# with "replica" the ledger could be changed unseen.
-_PINNED = """
-    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-    SET timezone = 'UTC'; SET datestyle = 'ISO'; SET search_path = pg_catalog; SET row_security = off;
-    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-    SET idle_session_timeout = 0;
+# limits statements for applications. With fewer digits a time of 8.7 seconds would be read as 9, and a library's own
+# conversions would fail. Only a superuser may set the last one, so it is touched only where it must be: with "replica"
+# the ledger could be changed unseen.
+PINNED: LiteralString = """
+    SET exit_on_error = off; SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog;
+    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE, NOT DEFERRABLE;
+    SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
+    SET bytea_output = 'hex'; SET standard_conforming_strings = on; SET transform_null_equals = off;
+    SET array_nulls = on; SET row_security = off; SET client_min_messages = warning;
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';
     SELECT set_config('session_replication_role', 'origin', false)
      WHERE current_setting('session_replication_role') <> 'origin'
@@ -152,7 +155,7 @@ def _engine(url: str) -> Engine:
     def connect() -> psycopg.Connection[Any]:
         connection = psycopg.connect(url, autocommit=True, **extra)
         try:
-            connection.execute(_PINNED)
+            connection.execute(PINNED)
             connection.autocommit = False
         except BaseException:
             connection.close()
