@@ -80,9 +80,13 @@ CORE = (
     "databases/test_rows.py",
     "databases/test_concurrent.py",
     "databases/test_slots.py",
+    "databases/test_fence.py",
+    "databases/test_script.py",
     "promises/",
     "acceptance/test_run.py",
     "acceptance/test_side_by_side.py",
+    "acceptance/test_script.py",
+    "acceptance/test_worker.py",
 )
 
 
