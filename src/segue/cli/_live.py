@@ -9,6 +9,7 @@ from typing import Any
 
 from segue import clock
 from segue.cli import output
+from segue.cli._visible import visible
 from segue.engine.events import Event, Watch
 from segue.model.quantities import count, duration
 
@@ -161,7 +162,7 @@ class _Lines:
         import shutil
 
         width = shutil.get_terminal_size().columns
-        sys.stderr.write("\r\x1b[K" + text[: width - 1])
+        sys.stderr.write("\r\x1b[K" + visible(text)[: width - 1])
         sys.stderr.flush()
         self._drawn = True
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from segue import clock
-from segue.model.urls import redact
+from segue.cli._visible import visible
+from segue.model.urls import redact, redacted
 
 #: What a line may say beside its words, in this order.
 _FIELDS = ("worker", "execution", "plan", "environment", "step", "code", "hint", "detail")
@@ -30,7 +30,9 @@ class _Text(logging.Formatter):
         about = [str(getattr(record, name)) for name in ("plan", "environment", "step") if getattr(record, name, None)]
         level = "" if record.levelno <= logging.INFO else f"{record.levelname} "
         words = f"{_at(record):%Y-%m-%d %H:%M:%S}Z  {level}{'/'.join(about)}{': ' if about else ''}{_words(record)}"
-        return words + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
+        words += f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        # Indented: a message of several lines must not look like several messages.
+        return visible(words).replace("\n", "\n    ")
 
 
 class _Json(logging.Formatter):
@@ -57,15 +59,8 @@ def line(action: str, message: str, *, level: str = "info", at: datetime | None 
         "message": message,
         **{name: value for name, value in about.items() if value},
     }
-    return json.dumps(_masked(content), default=lambda value: redact(str(value)), ensure_ascii=False)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {name: _masked(found) for name, found in value.items()}
-    return [_masked(found) for found in value] if isinstance(value, list | tuple) else value
+    masked = json.dumps(redacted(content), default=lambda value: redact(str(value)), ensure_ascii=False)
+    return visible(masked)
 
 
 def _at(record: logging.LogRecord) -> datetime:

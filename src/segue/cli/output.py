@@ -19,6 +19,8 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from segue.cli._visible import visible
+
 #: What a shell reports for a process that a closed pipe ended; 1 would mean that something was found.
 BROKEN_PIPE = 141
 
@@ -92,7 +94,7 @@ def interactive() -> bool:
 
 def data(text: str = "") -> None:
     """Print a line of data on stdout."""
-    print(text)
+    print(visible(text, colors=colorful(sys.stdout)))
 
 
 def say(words: str = "") -> None:
@@ -121,7 +123,7 @@ def tell(action: str, message: str, **about: Any) -> None:
 def _tell(words: str) -> None:
     try:
         # In one piece: threads that speak at the same time would mix their lines.
-        sys.stderr.write(f"{words}\n")
+        sys.stderr.write(f"{visible(words, colors=colorful(sys.stderr))}\n")
         sys.stderr.flush()
     except OSError:
         _silence(sys.stderr)
@@ -134,12 +136,13 @@ def document(content: Mapping[str, Any]) -> None:
 
 def line(content: Mapping[str, Any]) -> None:
     """Print one JSON object on one line, for commands that stream."""
-    print(json.dumps({"segue": 1, **content}, default=_plain, ensure_ascii=False), flush=True)
+    print(visible(json.dumps({"segue": 1, **content}, default=_plain, ensure_ascii=False)), flush=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under headings: aligned text, with emphasis on a terminal. Nothing at all when there are no rows."""
-    cells = [[_cell(value) for value in row] for row in rows]
+    # A name with a line's end in it would look like another row.
+    cells = [[visible(_cell(value).replace("\n", "\\n")) for value in row] for row in rows]
     if not cells:
         return
     widths = [max(width_of(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
@@ -168,7 +171,7 @@ def ask(question: str, *, yes: bool, refuse: str) -> None:
         return
     if not interactive():
         raise UsageError(refuse, hint="add --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Interrupted("stopped: not confirmed")
 

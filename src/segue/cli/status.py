@@ -158,7 +158,8 @@ def logs(
                 else:
                     step = f"{line['step']}: " if line["step"] else ""
                     level = "" if line["level"] == "info" else f"{line['level'].upper()} "
-                    output.data(f"{line['at']:%Y-%m-%d %H:%M:%S}Z  {level}{step}{line['message']}")
+                    message = line["message"].replace("\n", "\n    ")
+                    output.data(f"{line['at']:%Y-%m-%d %H:%M:%S}Z  {level}{step}{message}")
             if not more and not (follow and lines):
                 return
             sys.stdout.flush()

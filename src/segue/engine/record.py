@@ -9,6 +9,7 @@ from segue.engine import journal
 from segue.engine.events import Event, Watch
 from segue.errors import FenceLost, InternalError, TargetUnreachable
 from segue.model.lifecycles import ExecutionStatus, PlanStatus, StepRunStatus
+from segue.model.urls import redact, redacted
 from segue.store.tables.executions import ExecutionRow, LogRow, StepRunRow
 from segue.store.tables.plans import PlanRow, ValidationRow
 from segue.store.transitions import advance
@@ -107,6 +108,7 @@ class Record:
         **columns: Any,
     ) -> None:
         """Say how the execution ended, for now or for good."""
+        error = redacted(error)
 
         def write(session: Session, again: bool) -> None:
             row = self._row(session, lock=True)
@@ -240,6 +242,8 @@ class Record:
         """Move a step's run; the execution's counters move with it, in the same transaction."""
         from sqlalchemy import func, select
 
+        error = redacted(error)
+
         def write(session: Session, again: bool) -> None:
             row = self.guard(session)
             run = session.scalars(
@@ -305,6 +309,8 @@ class Record:
 
     def log(self, action: str, message: str, *, step: str | None = None, level: str = "info", **detail: Any) -> None:
         """Write a line into the execution's log and tell whoever watches."""
+        # A statement that fails is quoted, whatever it holds.
+        message, detail = redact(message), redacted(detail)
 
         def write(session: Session, again: bool) -> None:
             session.add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 #: libpq's environment variables and the words they stand for.
@@ -30,6 +31,8 @@ _URL_PASSWORD = re.compile(r"(\b\w+://[^\s:/@'\"]*):[^\s@'\"]*@")
 _WORD_PASSWORD = re.compile(
     r"(?i)((?:password|passwd|segue_key)['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s'\"&,;]+)"
 )
+# As SQL writes it: ALTER ROLE … PASSWORD 'secret'.
+_SQL_PASSWORD = re.compile(r"(?i)(\bpassword\s+)(?:'(?:[^']|'')*(?:'|$))")
 _SECRET = frozenset({"password", "sslpassword", "oauth_client_secret"})
 
 
@@ -108,7 +111,16 @@ def place(text: str) -> str:
 
 def redact(text: str) -> str:
     """Return any text without the passwords of the URLs and `password=…` words in it."""
-    return _WORD_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
+    return _SQL_PASSWORD.sub(r"\1***", _WORD_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text)))
+
+
+def redacted(value: Any) -> Any:
+    """Return a value of JSON without the passwords in its texts."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: redacted(found) for name, found in value.items()}
+    return [redacted(found) for found in value] if isinstance(value, list | tuple) else value
 
 
 def _split(text: str) -> SplitResult:

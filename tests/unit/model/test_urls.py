@@ -81,6 +81,7 @@ def test_libpq_variables_that_name_no_database_are_none() -> None:
         "password='hu sh' user=me",
         '{"password": "hush"}',
         "PGPASSWORD=hush",
+        "ALTER ROLE me ENCRYPTED PASSWORD 'hu''sh' VALID",
     ],
 )
 def test_redacted_text_has_no_password(text: str) -> None:
