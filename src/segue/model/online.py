@@ -1,0 +1,132 @@
+"""What is asked of an online schema change, and what is seen of one. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """What becomes of one table.
+
+    `alter`: ALTER TABLE statements without their head ("ALTER a TYPE bigint, ADD b int"), applied in this order.
+    `columns`: the order of the columns, where it is to change. `partition_by`: "RANGE (c)"; `partitions`: statements
+    that create the partitions. `back`: SQL expressions by column of the old table, over the new one's columns, where
+    a plain assignment would not lead back.
+    """
+
+    table: str
+    alter: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    partition_by: str | None = None
+    partitions: str | None = None
+    back: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSpec:
+    """One online change: tables that are changed together and swapped at one instant.
+
+    `strategy`: auto, native-online, shadow-table or ghost. `keys`: take the tables whose foreign keys refer to a
+    changed key along. `workers`: sessions that copy and verify. `reversible`: keep the old tables current
+    after the swap.
+    """
+
+    tables: tuple[TableChange, ...]
+    strategy: str = "auto"
+    keys: bool = True
+    reversible: bool = True
+    workers: int = 1
+    chunk_seconds: float = 0.3
+    chunk_keys: int = 50_000
+    maintenance_memory: str | None = None
+    maintenance_workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A table of a change, as people and the store know it. Names are as SQL writes them."""
+
+    number: int
+    table: str
+    shadow: str
+    rows: int
+    bytes: int
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How a change is done, and why."""
+
+    strategy: str
+    reasons: tuple[str, ...]
+    members: tuple[Member, ...]
+    #: What people must know beforehand: prepared statements that fail once, views made anew, and the like.
+    warnings: tuple[str, ...] = ()
+    #: For `native-online`: the statements in the order in which they are run.
+    native: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one drain did: `keys` were brought up to date, of which `refused` by the destination's rules.
+
+    `left`: entries that are still in the log, about, up to what was asked for. `emptied`: the source was truncated, so
+    the copy has to begin anew. `differing`: keys whose rows were not the same afterwards.
+    """
+
+    keys: int = 0
+    refused: int = 0
+    left: int = 0
+    emptied: bool = False
+    differing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a comparison of a table with its shadow has come to, over all ranges."""
+
+    ranges: int
+    rows: int
+    differing: int
+    digest_old: str
+    digest_new: str
+    rows_new: int
+    methods: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A row that the destination's rules refuse: synchronising goes on without it, and the swap waits."""
+
+    table: str
+    key: Mapping[str, Any]
+    sqlstate: str
+    message: str
+    rule: str
+    row: Mapping[str, Any]
+    seen_at: datetime
+    direction: str = "forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What lock probes before a swap have seen: how many of them got every lock, how long it took, who stood by."""
+
+    probes: int
+    granted: int
+    milliseconds: float
+    blockers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """A swap that took place: how long the locks were held, how many tries, how many keys were drained under it."""
+
+    milliseconds: float
+    tries: int
+    keys: int
