@@ -108,3 +108,38 @@ def test_a_process_whose_execution_was_cancelled_meanwhile_stops(store: Store, e
     with pytest.raises(FenceLost):
         first.end(ExecutionStatus.COMPLETED)
     assert status(store, execution) == ("cancelled", None)
+
+
+def test_an_execution_cancelled_between_choice_and_beginning_does_not_begin(store: Store, execution: str) -> None:
+    late = record(store, execution, "late", None)
+    with store.session() as session:
+        row = session.get_one(ExecutionRow, execution)
+        advance(session, row, ExecutionStatus.CANCELLED, actor="ada")
+    with pytest.raises(FenceLost, match="cancelled"):
+        late.begin(direction="forward", fence=1)
+    assert status(store, execution) == ("cancelled", None)
+
+
+@pytest.mark.parametrize(("handed_over", "asked"), [(True, (False, True)), (False, (False, False))])
+def test_what_was_asked_of_a_dead_worker_is_asked_of_the_next(
+    store: Store, execution: str, handed_over: bool, asked: tuple[bool, bool]
+) -> None:
+    record(store, execution, "first", None).begin(direction="forward", fence=1)
+    with store.session() as session:
+        row = session.get_one(ExecutionRow, execution)
+        row.handed_over, row.cancel_requested, row.options = handed_over, True, {"resolve": "done", "at": "x"}
+    second = record(store, execution, "second", 1)
+    second.begin(direction="forward", fence=2)
+    assert second.requests() == asked
+    with store.session() as session:
+        # A person's word was about what the first had left.
+        assert session.get_one(ExecutionRow, execution).options == {"at": "x"}
+
+
+def test_a_run_that_was_to_be_cancelled_does_not_wait(store: Store, execution: str) -> None:
+    first = record(store, execution, "first", None)
+    first.begin(direction="forward", fence=1)
+    with store.session() as session:
+        session.get_one(ExecutionRow, execution).cancel_requested = True
+    first.end(ExecutionStatus.WAITING, waiting_for={"kind": "worker"})
+    assert status(store, execution) == ("cancelled", None)

@@ -132,7 +132,8 @@ class StepRun:
         try:
             act(key, statements, self.patience, self.note)
         except CannotTell:
-            if resolve is None:
+            # A person has seen what an earlier process left, not what this one did.
+            if resolve is None or self.target.programs().begun(key) == self.target.fence:
                 raise
             self.target.resolve(key, resolve)
             self.note(f"taken as {resolve.value} on a person's word: {statements[0].verb}")

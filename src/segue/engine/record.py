@@ -10,6 +10,7 @@ from segue.engine.events import Event, Watch
 from segue.errors import FenceLost, InternalError, TargetUnreachable
 from segue.model.lifecycles import ExecutionStatus, PlanStatus, StepRunStatus
 from segue.model.urls import redact, redacted
+from segue.ports import FORWARD
 from segue.store.tables.executions import ExecutionRow, LogRow, StepRunRow
 from segue.store.tables.plans import PlanRow, ValidationRow
 from segue.store.transitions import advance
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 # How long a store that went away is waited for before a run stops; what it does on the target goes on meanwhile.
 STORE_PATIENCE = 60.0
+# Of the options that an execution is handed over with, those that say what a person has seen.
+_SEEN = ("resolve", "accept_drift")
 
 
 class Record:
@@ -72,15 +75,23 @@ class Record:
             row = self._row(session, lock=True)
             if again and row.fence == fence and row.lease_owner == self._owner:
                 return
-            if row.fence != self._fence:
+            if row.fence != self._fence or (direction == FORWARD and row.status in self._stopped_meanwhile(row)):
                 raise self._lost(row)
+            # What a person asked of the process before is still to be done, unless a person says how it goes on.
+            kept = (
+                row.handed_over
+                and row.direction == direction
+                and row.status in (ExecutionStatus.RUNNING, ExecutionStatus.WAITING)
+            )
+            # A person has seen what was there until now, and not what comes: whoever takes over asks again.
+            row.options = {name: word for name, word in row.options.items() if name not in _SEEN}
             columns: dict[str, Any] = {
                 "direction": direction,
                 "fence": fence,
                 "lease_owner": self._owner,
                 "heartbeat_at": func.clock_timestamp(),
-                "pause_requested": False,
-                "cancel_requested": False,
+                "pause_requested": kept and row.pause_requested,
+                "cancel_requested": kept and row.cancel_requested,
                 "waiting_for": None,
                 "due_at": None,
                 "error_details": None,
@@ -109,18 +120,25 @@ class Record:
     ) -> None:
         """Say how the execution ended, for now or for good."""
         error = redacted(error)
+        stops = (ExecutionStatus.CANCELLED, ExecutionStatus.PAUSED) if status is ExecutionStatus.WAITING else ()
 
         def write(session: Session, again: bool) -> None:
             row = self._row(session, lock=True)
-            if again and row.status == status and row.lease_owner is None and row.fence == self._fence:
+            if again and row.status in (status, *stops) and row.lease_owner is None and row.fence == self._fence:
                 return
             self.guard(session)
+            to = status
+            waits = status is ExecutionStatus.WAITING
+            if waits and row.fenced_at is None and (row.cancel_requested or row.pause_requested):
+                # It was asked for while the run was about to wait, and nobody is there to ask any more.
+                to = ExecutionStatus.CANCELLED if row.cancel_requested else ExecutionStatus.PAUSED
+                columns.update(waiting_for=None, due_at=None)
             now = clock.now()
-            over = status in (ExecutionStatus.COMPLETED, ExecutionStatus.ROLLED_BACK, ExecutionStatus.CANCELLED)
+            over = to in (ExecutionStatus.COMPLETED, ExecutionStatus.ROLLED_BACK, ExecutionStatus.CANCELLED)
             advance(
                 session,
                 row,
-                status,
+                to,
                 actor=self.actor,
                 detail={"error": dict(error)} if error else {},
                 completed_at=now if over else row.completed_at,
@@ -129,8 +147,8 @@ class Record:
                 performance_metrics=dict(metrics) if metrics is not None else row.performance_metrics,
                 lease_owner=None,
                 current_step=None,
-                pause_requested=False,
-                cancel_requested=False,
+                pause_requested=row.pause_requested and to is ExecutionStatus.WAITING,
+                cancel_requested=row.cancel_requested and to is ExecutionStatus.WAITING,
                 **columns,
             )
             plan = {
@@ -138,7 +156,7 @@ class Record:
                 ExecutionStatus.FAILED: PlanStatus.FAILED,
                 ExecutionStatus.ROLLED_BACK: PlanStatus.ROLLED_BACK,
                 ExecutionStatus.CANCELLED: PlanStatus.FAILED,
-            }.get(status)
+            }.get(to)
             if plan is not None:
                 self._move_plan(session, row.plan, plan)
             if status is ExecutionStatus.COMPLETED:
@@ -371,6 +389,11 @@ class Record:
         if row.lease_owner != self._owner or row.fence != self._fence:
             raise self._lost(row)
         return row
+
+    def _stopped_meanwhile(self, row: ExecutionRow) -> tuple[str, ...]:
+        """Return the statuses that somebody gave it since it was chosen: a person goes on with what is paused."""
+        over = (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED, ExecutionStatus.ROLLED_BACK)
+        return (*over, ExecutionStatus.PAUSED, ExecutionStatus.FAILED) if row.handed_over else over
 
     def _lost(self, row: ExecutionRow) -> FenceLost:
         by = f'"{row.lease_owner}" drives it' if row.lease_owner else f"it is {row.status}"

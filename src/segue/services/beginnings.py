@@ -329,6 +329,7 @@ def leave_waiting(
     with store.session() as session:
         row = watching.find(session, chosen.execution)
         row.handed_over = handed_over
+        row.pause_requested = row.cancel_requested = False
         row.after_execution = after
         row.options = {**row.options, **options.as_json()}
         tuning.tune(session, row, options.tuning, actor=settings.user)

@@ -124,6 +124,8 @@ def hand_over_rollback(
             "due_at": clock.now(),
             "options": options.as_json(),
             "lease_owner": None,
+            "pause_requested": False,
+            "cancel_requested": False,
         }
         if row.status in (ExecutionStatus.WAITING, ExecutionStatus.RUNNING):
             for name, value in columns.items():
