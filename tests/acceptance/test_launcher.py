@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,19 @@ def test_program_does_not_outlive_a_kill(watched: Watched, victim: str) -> None:
             assert (watched.folder / "scratch").exists() is (victim == "launcher")
         finally:
             driver.kill()
+
+
+def test_program_that_slept_longer_than_a_lease_gets_no_time_to_go_on(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts, "SILENCE", 1.5)
+    work = Background(lambda: watched.run("trap 'echo told' TERM; echo $$ > pid; while :; do sleep 0.05; done"))
+    pid = watched.pid("pid")
+    launcher = parent(pid)
+    # As after a machine's sleep: the driver, awake again, has written into the lifeline before its launcher looks.
+    os.kill(launcher, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(launcher, signal.SIGCONT)
+    assert work.result() != 0
+    assert gone(pid)
+    assert "told" not in watched.said

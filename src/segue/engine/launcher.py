@@ -38,9 +38,13 @@ def main(lifeline: int, silence: float, folder: str, command: list[str]) -> int:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     program = _start(command)
-    heard = time.monotonic()
+    heard = _now()
     while True:
         ready, _, _ = select.select([lifeline, inbox], [], [], 1.0)
+        if _now() - heard > silence + GRACE:
+            # The whole machine slept, or this process was stopped too: whatever stands in the lifeline by now, somebody
+            # else works on the target, and nothing may be written there any more.
+            _abandoned(program, folder, grace=0)
         if inbox in ready:
             os.read(inbox, 512)
         status = _reap(program)
@@ -53,8 +57,8 @@ def main(lifeline: int, silence: float, folder: str, command: list[str]) -> int:
             if b"K" in said:
                 _sweep()
                 return 128 + signal.SIGKILL
-            heard = time.monotonic()
-        if time.monotonic() - heard > silence:
+            heard = _now()
+        if _now() - heard > silence:
             _abandoned(program, folder)
     _sweep()
     code = os.waitstatus_to_exitcode(status)
@@ -93,10 +97,16 @@ def _reap(program: int) -> int | None:
             found = status
 
 
-def _abandoned(program: int, folder: str) -> None:
-    """End everything, gently first, and this process with it."""
-    os.killpg(0, signal.SIGTERM)
-    until = time.monotonic() + GRACE
+def _now() -> float:
+    """Return seconds that also pass while the machine sleeps, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _abandoned(program: int, folder: str, grace: float = GRACE) -> None:
+    """End everything, gently first if there is time for that, and this process with it."""
+    if grace:
+        os.killpg(0, signal.SIGTERM)
+    until = time.monotonic() + grace
     while _reap(program) is None and time.monotonic() < until:
         time.sleep(0.05)
     _sweep()

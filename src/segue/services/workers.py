@@ -290,7 +290,8 @@ class Worker:
                 execution,
                 step,
                 direction,
-                owner=self.name,
+                # Two workers may have been given one name: of one that is silent the other would keep the batches.
+                owner=f"{self.name} {self._id[:8]}",
                 drain=self._drain,
                 watch=self._teller(extra, threading.Event()),
             )
