@@ -166,6 +166,13 @@ class CannotTell(SegueError):
     exit_code = ExitCode.CANNOT_TELL
 
 
+class WouldLose(SegueError):
+    """Taking a change back would lose rows that were written since; a person must decide."""
+
+    code = "S017"
+    exit_code = ExitCode.CANNOT_TELL
+
+
 class TargetUnreachable(SegueError):
     """A database cannot be reached, or went away."""
 
@@ -206,6 +213,13 @@ class FenceLost(Busy):
     """Another process has taken over this execution; this one must not write any more."""
 
     code = "T105"
+    retry = Retry.NEVER
+
+
+class SlotLost(StepFailed):
+    """The slot through which an online change follows a table is gone: what came since is not known, copy anew."""
+
+    code = "T106"
     retry = Retry.NEVER
 
 

@@ -69,6 +69,8 @@ class Chosen:
     warnings: tuple[str, ...] = ()
     #: For `native-online`: the statements in the order in which they are run.
     native: tuple[str, ...] = ()
+    #: What takes them back, in the order in which it is run.
+    native_back: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

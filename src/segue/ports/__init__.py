@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
+    from segue.model.online import ChangeSpec
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
+    from segue.ports.online import OnlineChange
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -622,6 +624,14 @@ class Target(Protocol):
 
     def application_fence(self) -> ApplicationFence:
         """Return the application's fence here; after `recover` it must be asked for again."""
+        ...
+
+    def online(self, key: EffectKey, spec: ChangeSpec) -> OnlineChange:
+        """Return a step's online change, begun or not; after `recover` it must be asked for again."""
+        ...
+
+    def changing(self, key: EffectKey) -> bool:
+        """Return whether a step's online change was drawn up here."""
         ...
 
     def programs(self) -> Programs:

@@ -78,6 +78,14 @@ class OnlineChange(Protocol):
         """Compare every row of a member with its shadow, repair what differs, compare that again, keep the record."""
         ...
 
+    def verified(self) -> None:
+        """Record that everything was compared, so that the swap may come."""
+        ...
+
+    def watch(self) -> None:
+        """Raise StepFailed when somebody has changed the tables meanwhile; cheap, and looks once a second at most."""
+        ...
+
     def parity(self) -> list[str]:
         """Compare everything else, grants to statistics; return what differs without being asked for."""
         ...
@@ -90,11 +98,20 @@ class OnlineChange(Protocol):
         """Try the swap's locks for an instant each, and let them go."""
         ...
 
-    def swap(self, patience: Patience, budget: float, note: Callable[[str], None], *, most: int = 300) -> Swapped:
+    def swap(
+        self,
+        patience: Patience,
+        budget: float,
+        note: Callable[[str], None],
+        *,
+        most: int = 300,
+        cancel: Sequence[str] = (),
+    ) -> Swapped:
         """Put the new tables in place of the old ones, in one transaction.
 
         Tried in slices; given up for now when more than `most` keys are left once the locks are held, or when it would
-        hold them for more than `budget` seconds. Raises LockNotGranted when `patience` is over.
+        hold them for more than `budget` seconds. Sessions in the way whose application is among `cancel` have their
+        statements cancelled. Raises LockNotGranted when `patience` is over.
         """
         ...
 

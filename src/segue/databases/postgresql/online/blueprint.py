@@ -124,6 +124,7 @@ class Blueprint(_Kept):
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     native: tuple[str, ...] = ()
+    native_back: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
     system_identifier: str = ""
     timeline: int = 0
