@@ -12,6 +12,7 @@ from segue.databases.postgresql import history
 from segue.databases.postgresql.batches import GAVE_WAY, Claims, PostgresBoard
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.keys import KEYS
 from segue.databases.postgresql.lease import Lease, Tenure, check_fence
 from segue.engine import journal
 from segue.errors import OutcomeUnknown, StepFailed
@@ -30,33 +31,7 @@ from segue.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-# The primary key, else the narrowest unique index over NOT NULL columns without expression or predicate. A key in
-# another collation than its index would be walked in another order than it is stored in.
-_KEY = """
-select array_agg(a.attname order by k.place),
-    array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by k.place),
-    array_agg(
-        case when i.indcollation[k.place - 1] <> 0 then (
-            select quote_ident(n.nspname) || '.' || quote_ident(o.collname)
-            from pg_catalog.pg_collation as o
-            join pg_catalog.pg_namespace as n on n.oid = o.collnamespace
-            where o.oid = i.indcollation[k.place - 1] and o.collname <> 'default'
-        ) end order by k.place
-    )
-from pg_catalog.pg_index as i
-join pg_catalog.pg_class as c on c.oid = i.indexrelid
-join pg_catalog.pg_am as m on m.oid = c.relam
-cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, place)
-join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
-where i.indrelid = %(table)s::regclass and i.indisunique and i.indisvalid and i.indimmediate
-    and i.indpred is null and i.indexprs is null and m.amname = 'btree' and k.place <= i.indnkeyatts
-group by i.indexrelid, i.indisprimary, i.indnkeyatts
-having bool_and(a.attnotnull)
-order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
-limit 1
-"""
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _COLUMNS = """
 select a.attname, a.attgenerated <> '' or a.attidentity = 'a'
@@ -111,88 +86,56 @@ _PINS = {
 }
 
 
-class Backfill:
-    """See `segue.ports.ChunkedWork`."""
+class KeyedWork:
+    """Work along a table's key, in chunks that are recorded with what they do. See `segue.ports.ChunkedWork`.
+
+    Whoever derives from it says what is walked and calls `_walk_along`.
+    """
+
+    #: Whether the keys of each range are counted: where every place of the index is a row, its walk has counted them.
+    counts = True
+    #: What is set in the labourers' sessions, beside what is pinned in every one.
+    session_pins: Mapping[str, str] = {}
 
     def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        url: str,
-        lease: Tenure,
-        schema: str,
-        key: EffectKey,
-        spec: BackfillSpec,
-        patience: Patience,
+        self, connection: psycopg.Connection[Any], url: str, lease: Tenure, schema: str, key: EffectKey, what: str
     ) -> None:
-        self.spec = spec
+        """Prepare; `what` is what people call it, as in `the backfill of "orders"`."""
         self.effect = key
         self.lease = lease
         self.holder = lease.holder
+        self.what = what
         self._connection = connection
         self._url = url
         self._schema = schema
-        self._patience = patience
         self._rows: dict[str, sql.SQL] = {}
-        self.table = self._find_table()
-        self.key, self._types, self._collations = self._find_key()
-        self._check_columns()
-        self._end, self.lanes = self._begin()
-        self.update = self._build_update()
-        self._check_update()
-        self.board = PostgresBoard(connection, key, lease, self.lost, lambda: self.progress(loose=True))
 
-    # -- preparing
+    def _walk_along(
+        self,
+        table: sql.Composable,
+        key: Sequence[str],
+        types: Sequence[str],
+        collations: Sequence[str | None],
+        *,
+        lanes: Callable[[], int],
+    ) -> None:
+        """Begin to walk a table's key, or find how it was begun."""
+        self.table = table
+        self.key, self._types, self._collations = tuple(key), list(types), list(collations)
+        self._end, self.lanes = self._begin(lanes)
+        self.board = PostgresBoard(
+            self._connection, self.effect, self.lease, self.lost, lambda: self.progress(loose=True)
+        )
 
-    def _find_table(self) -> sql.Composable:
-        try:
-            row = self._connection.execute(
-                "select n.nspname, c.relname, c.relkind from pg_catalog.pg_class as c "
-                "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where c.oid = pg_catalog.to_regclass(%s)",
-                [self.spec.table],
-            ).fetchone()
-        except psycopg.Error:
-            if self._connection.closed:
-                raise
-            row = None  # not a name at all
-        if row is None:
-            raise StepFailed(
-                f'there is no table "{self.spec.table}" to backfill',
-                hint="names follow SQL: write upper case in double quotes, and the schema where it is not the plan's",
-            )
-        if row[2] not in ("r", "p"):
-            raise StepFailed(
-                f'"{self.spec.table}" is not a table', hint="a backfill writes a table or partitions of one"
-            )
-        self.reltype = row[2]
-        self._name: str = row[1]
-        self._regclass = f'"{row[0]}"."{row[1]}"' if '"' not in row[0] + row[1] else self.spec.table
-        return sql.Identifier(row[0], row[1])
+    def statement(self, cut: Cut) -> sql.Composable:
+        """Return the statement that does a range."""
+        raise NotImplementedError
 
-    def _find_key(self) -> tuple[tuple[str, ...], list[str], list[str | None]]:
-        row = self._connection.execute(_KEY.encode(), {"table": self._regclass}).fetchone()
-        if row is None:
-            raise StepFailed(
-                f'table "{self.spec.table}" has no primary key and no unique index over NOT NULL columns',
-                hint="a backfill walks a key; add one, or write the change as a `sql` step",
-            )
-        return tuple(row[0]), list(row[1]), list(row[2])
+    def writer(self, connection: psycopg.Connection[Any], owner: str) -> Writer:
+        """Return the writer of a labourer."""
+        return Writer(self, connection, owner)
 
-    def _check_columns(self) -> None:
-        columns = dict(self._connection.execute(_COLUMNS.encode(), [self._regclass]).fetchall())
-        for name in self.spec.assignments:
-            if name not in columns:
-                raise StepFailed(
-                    f'table "{self.spec.table}" has no column "{name}"',
-                    hint=f"its columns are {', '.join(columns)}",
-                )
-            if columns[name]:
-                raise StepFailed(f'column "{name}" of "{self.spec.table}" is generated and cannot be written')
-            if name in self.key:
-                raise StepFailed(
-                    f'column "{name}" is part of the key that the backfill walks; rows would move while it runs'
-                )
-
-    def _begin(self) -> tuple[tuple[str, ...] | None, int]:
+    def _begin(self, choose_lanes: Callable[[], int]) -> tuple[tuple[str, ...] | None, int]:
         """Return what is settled once: the last key there was when the backfill began, and the number of lanes.
 
         Rows that come later are the triggers' business: without an end the backfill of a table that grows at its end
@@ -209,8 +152,7 @@ class Backfill:
         for _, _, key in settled.values():
             if key != self.key:
                 raise StepFailed(
-                    f'the key of "{self.spec.table}" is ({", ".join(self.key)}), and was ({", ".join(key)}) when the '
-                    "backfill began",
+                    f"the key of {self.what} is ({', '.join(self.key)}), and was ({', '.join(key)}) when it began",
                     hint="what is done was cut along the old key; give the table that key again",
                 )
         if self.effect.direction in settled:
@@ -219,7 +161,7 @@ class Backfill:
         if not isinstance(self.lease, Lease):
             raise NotOffered(f'step "{self.effect.step}" has not begun')
         # An undo goes where the work has been, lane by lane.
-        lanes = settled[FORWARD][1] if FORWARD in settled else self._choose_lanes()
+        lanes = settled[FORWARD][1] if FORWARD in settled else choose_lanes()
         query = sql.SQL("select {} from {} as r order by {} limit 1").format(
             self._key_text(), self.table, self._order(descending=True)
         )
@@ -235,30 +177,6 @@ class Backfill:
                 detail={"end": list(last) if last else None, "key": list(self.key), "lanes": lanes},
             )
         return tuple(last) if last else None, lanes
-
-    def _choose_lanes(self) -> int:
-        row = self._connection.execute(_CORRELATION.encode(), [self._regclass, self.key[0]]).fetchone()
-        # Of a table that was never analysed nothing is known; most are stored in the order in which their keys came.
-        return LANES if row is None or row[0] >= IN_ORDER else 1
-
-    def _check_update(self) -> None:
-        """Let the server plan the statement, so that a wrong expression is found before anything runs."""
-        cut = Cut(self._end, self._end, 0, last=False)
-        if self._end is None:
-            return
-        query = sql.SQL("explain ") + self.update(cut)
-        try:
-            self._connection.execute(query)
-        except psycopg.Error as error:
-            if self._connection.closed:
-                raise
-            raise StepFailed(
-                f'the backfill of "{self.spec.table}" is refused: {error.diag.message_primary} '
-                f"(SQLSTATE {error.sqlstate})",
-                details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
-                + ([f"where {self.spec.where}"] if self.spec.where else []),
-                hint=error.diag.message_hint or "correct the expression and run again",
-            ) from error
 
     # -- SQL
 
@@ -342,27 +260,6 @@ class Backfill:
         counts: dict[int, int] = dict(connection.execute(query).fetchall())
         return tuple(counts.get(lane, 0) for lane in range(self.lanes))
 
-    def _build_update(self) -> Any:
-        # A line of its own for each expression: a comment at its end must not swallow what comes after it.
-        assignments = sql.SQL("\n, ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))
-            for name, expression in self.spec.assignments.items()
-        )
-
-        head = self._rendered(sql.SQL("update {} set {}\nwhere ").format(self.table, assignments))
-        tail = self._rendered(sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))) if self.spec.where else None
-
-        def query(cut: Cut) -> sql.Composed:
-            # Without an alias: the expressions may name the table.
-            parts: list[sql.Composable] = [head, self._range(cut.after, cut.until, self._name)]
-            if cut.lanes > 1:
-                parts += [sql.SQL(" and "), self._lane(self._name, cut.lanes), sql.SQL(f" = {int(cut.lane)}")]
-            if tail is not None:
-                parts.append(tail)
-            return sql.Composed(parts)
-
-        return query
-
     # -- walking
 
     def estimate(self) -> int:
@@ -424,17 +321,19 @@ class Backfill:
             found = self._find_end(connection, after, until or self._end, None)
         if found is None:
             return None
+        if not self.counts and not last:
+            return Cut(after, found, size, last=False)
         shares = self._count(connection, after, found)
         return Cut(after, found, sum(shares), last=last, shares=shares)
 
     @contextmanager
     def open(self, owner: str) -> Iterator[ChunkWriter]:
         """Open one labourer's session; what it still shows at the end is taken away, if that can be."""
-        pins = {**self.lease.pins, **_PINS}
+        pins = {**self.lease.pins, **self.session_pins}
         connection = open_session(self._url, application=self.lease.application, schema=self._schema, pins=pins)
         try:
             with self._telling(connection):
-                writer = _Writer(self, connection, owner)
+                writer = self.writer(connection, owner)
             yield writer
             if not connection.closed:
                 writer.leave()
@@ -459,10 +358,132 @@ class Backfill:
         return explain(error, place(self._url))
 
 
-class _Writer(Claims):
+class Backfill(KeyedWork):
+    """A backfill of a table."""
+
+    session_pins = _PINS
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        url: str,
+        lease: Tenure,
+        schema: str,
+        key: EffectKey,
+        spec: BackfillSpec,
+        patience: Patience,
+    ) -> None:
+        super().__init__(connection, url, lease, schema, key, f'the backfill of "{spec.table}"')
+        self.spec = spec
+        self._patience = patience
+        table = self._find_table()
+        names, types, collations = self._find_key()
+        self._check_columns(names)
+        self._walk_along(table, names, types, collations, lanes=lambda: self._choose_lanes(names[0]))
+        self.statement = self._build_update()  # type: ignore[method-assign]
+        self._check_update()
+
+    # -- preparing
+
+    def _find_table(self) -> sql.Composable:
+        try:
+            row = self._connection.execute(
+                "select n.nspname, c.relname, c.relkind from pg_catalog.pg_class as c "
+                "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where c.oid = pg_catalog.to_regclass(%s)",
+                [self.spec.table],
+            ).fetchone()
+        except psycopg.Error:
+            if self._connection.closed:
+                raise
+            row = None  # not a name at all
+        if row is None:
+            raise StepFailed(
+                f'there is no table "{self.spec.table}" to backfill',
+                hint="names follow SQL: write upper case in double quotes, and the schema where it is not the plan's",
+            )
+        if row[2] not in ("r", "p"):
+            raise StepFailed(
+                f'"{self.spec.table}" is not a table', hint="a backfill writes a table or partitions of one"
+            )
+        self.reltype = row[2]
+        self._name: str = row[1]
+        self._regclass = f'"{row[0]}"."{row[1]}"' if '"' not in row[0] + row[1] else self.spec.table
+        return sql.Identifier(row[0], row[1])
+
+    def _find_key(self) -> tuple[tuple[str, ...], list[str], list[str | None]]:
+        row = self._connection.execute(KEYS.encode(), {"table": self._regclass}).fetchone()
+        if row is None:
+            raise StepFailed(
+                f'table "{self.spec.table}" has no primary key and no unique index over NOT NULL columns',
+                hint="a backfill walks a key; add one, or write the change as a `sql` step",
+            )
+        return tuple(row[0]), list(row[1]), list(row[2])
+
+    def _check_columns(self, key: Sequence[str]) -> None:
+        columns = dict(self._connection.execute(_COLUMNS.encode(), [self._regclass]).fetchall())
+        for name in self.spec.assignments:
+            if name not in columns:
+                raise StepFailed(
+                    f'table "{self.spec.table}" has no column "{name}"',
+                    hint=f"its columns are {', '.join(columns)}",
+                )
+            if columns[name]:
+                raise StepFailed(f'column "{name}" of "{self.spec.table}" is generated and cannot be written')
+            if name in key:
+                raise StepFailed(
+                    f'column "{name}" is part of the key that the backfill walks; rows would move while it runs'
+                )
+
+    def _choose_lanes(self, first: str) -> int:
+        row = self._connection.execute(_CORRELATION.encode(), [self._regclass, first]).fetchone()
+        # Of a table that was never analysed nothing is known; most are stored in the order in which their keys came.
+        return LANES if row is None or row[0] >= IN_ORDER else 1
+
+    def _check_update(self) -> None:
+        """Let the server plan the statement, so that a wrong expression is found before anything runs."""
+        cut = Cut(self._end, self._end, 0, last=False)
+        if self._end is None:
+            return
+        query = sql.SQL("explain ") + self.statement(cut)
+        try:
+            self._connection.execute(query)
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise
+            raise StepFailed(
+                f'the backfill of "{self.spec.table}" is refused: {error.diag.message_primary} '
+                f"(SQLSTATE {error.sqlstate})",
+                details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
+                + ([f"where {self.spec.where}"] if self.spec.where else []),
+                hint=error.diag.message_hint or "correct the expression and run again",
+            ) from error
+
+    def _build_update(self) -> Any:
+        # A line of its own for each expression: a comment at its end must not swallow what comes after it.
+        assignments = sql.SQL("\n, ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))
+            for name, expression in self.spec.assignments.items()
+        )
+
+        head = self._rendered(sql.SQL("update {} set {}\nwhere ").format(self.table, assignments))
+        tail = self._rendered(sql.SQL(" and (\n{}\n)").format(sql.SQL(self.spec.where))) if self.spec.where else None
+
+        def query(cut: Cut) -> sql.Composed:
+            # Without an alias: the expressions may name the table.
+            parts: list[sql.Composable] = [head, self._range(cut.after, cut.until, self._name)]
+            if cut.lanes > 1:
+                parts += [sql.SQL(" and "), self._lane(self._name, cut.lanes), sql.SQL(f" = {int(cut.lane)}")]
+            if tail is not None:
+                parts.append(tail)
+            return sql.Composed(parts)
+
+        return query
+
+
+class Writer(Claims):
     """See `segue.ports.ChunkWriter`."""
 
-    def __init__(self, work: Backfill, connection: psycopg.Connection[Any], owner: str) -> None:
+    def __init__(self, work: KeyedWork, connection: psycopg.Connection[Any], owner: str) -> None:
         super().__init__(connection, work.effect, work.lease, owner, work.lost)
         self._work = work
         row = connection.execute(
@@ -490,7 +511,7 @@ class _Writer(Claims):
         """Update the range's rows and record the chunk in one transaction."""
         work = self._work
         try:
-            (rows,) = self.begin([batch], [work.update(cut)])
+            (rows,) = self.begin([batch], [work.statement(cut)])
             journal.point("chunk-before-commit")
             after = list(cut.after) if cut.after is not None else None
             until = list(cut.until) if cut.until is not None else None
@@ -504,8 +525,8 @@ class _Writer(Claims):
             if self._connection.closed:
                 raise work.lost(self._connection, error) from error
             raise StepFailed(
-                f'the backfill of "{work.spec.table}" failed in the keys after {_show(cut.after)} up to '
-                f"{_show(cut.until)}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
+                f"{work.what} failed in the keys after {show(cut.after)} up to "
+                f"{show(cut.until)}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
                 details=[line for line in (error.diag.message_detail,) if line],
                 hint="the chunk was rolled back; correct the rows or the expression and run again",
             ) from error
@@ -518,7 +539,7 @@ class _Writer(Claims):
             each = f"{max(1, round(self._limit * 1000 / len(batches)))}ms"
             limit = sql.SQL("set local statement_timeout = {}").format(sql.Literal(each))
             cuts = [Cut(batch.after, batch.until, batch.keys, last=False) for batch in batches]
-            rows = self.begin(batches, [limit, *(self._work.update(cut) for cut in cuts)])
+            rows = self.begin(batches, [limit, *(self._work.statement(cut) for cut in cuts)])
             journal.point("chunk-before-commit")
             self.commit(self.call("record_all", [batch.number for batch in batches], rows))
         except BatchLost:
@@ -553,7 +574,7 @@ def _chunk(row: tuple[Any, ...]) -> Chunk:
     )
 
 
-def _show(key: tuple[str, ...] | None) -> str:
+def show(key: tuple[str, ...] | None) -> str:
     return "(" + ", ".join(key) + ")" if key else "the beginning"
 
 
