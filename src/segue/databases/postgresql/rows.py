@@ -575,6 +575,7 @@ def _chunk(row: tuple[Any, ...]) -> Chunk:
 
 
 def show(key: tuple[str, ...] | None) -> str:
+    """Return a key for people."""
     return "(" + ", ".join(key) + ")" if key else "the beginning"
 
 
