@@ -17,7 +17,7 @@ from segue import __version__
 from segue.cli import output
 from segue.clock import now
 from segue.errors import Interrupted, SegueError, TargetUnreachable, UsageError
-from segue.model.urls import redact
+from segue.model.urls import redact, redacted
 
 REPORT = "please report it, with that file"
 
@@ -53,7 +53,7 @@ def understand(error: BaseException) -> SegueError | None:
 def show(error: SegueError) -> None:
     """Print an error: one JSON object on stdout, or words on stderr."""
     if output.as_json():
-        content: dict[str, Any] = {**error.as_json(), "exit_code": int(error.exit_code)}
+        content: dict[str, Any] = {**redacted(error.as_json()), "exit_code": int(error.exit_code)}
         output.document({"ok": False, "error": content})
     if output.structured():
         level = "info" if isinstance(error, Interrupted) else "error"

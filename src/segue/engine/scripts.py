@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import selectors
@@ -64,7 +65,7 @@ class Output:
     def __init__(self, secrets: Sequence[str], say: Say) -> None:
         self.last: deque[str] = deque(maxlen=KEPT_LINES)
         self.lines = 0
-        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
+        self._secrets = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
         self._say = say
         self._begun: dict[str, bytearray] = {}
         self._cut: set[str] = set()
@@ -125,6 +126,12 @@ class Output:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return redact(text)
+
+
+def _forms(secret: str) -> list[str]:
+    """Return a secret as programs print it: as it is, and as languages quote it; nothing of an empty one."""
+    quoted = (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))
+    return [secret, *(word[1:-1] for word in quoted), repr(secret.encode())[2:-1]] if secret else []
 
 
 @contextmanager

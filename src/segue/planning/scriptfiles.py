@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import shlex
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -53,7 +54,11 @@ def _text(name: str, folder: Path | None, where: str, *, runs: bool) -> str:
         )
     file = folder / name
     try:
-        raw = file.read_bytes()
+        # A pipe or a device has no end.
+        if not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
+            raise InvalidInput(f'{where}"{file}" is no ordinary file')
+        with file.open("rb") as opened:
+            raw = opened.read(100 * MAX_BYTES)
     except FileNotFoundError:
         raise InvalidInput(f'{where}there is no file "{file}"') from None
     except IsADirectoryError:

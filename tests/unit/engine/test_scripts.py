@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
 
 from segue.engine.scripts import KEPT_LINES, LONGEST_LINE, SAID_AT_ALL, SAID_AT_ONCE, Output
@@ -70,3 +73,10 @@ def test_flood_is_said_in_part_and_its_end_is_kept() -> None:
         said.take(b"again\n" * SAID_AT_ONCE)
     assert len([line for line in said.lines if line.startswith("stdout")]) == SAID_AT_ALL
     assert "is not kept" in said.lines[-1]
+
+
+@pytest.mark.parametrize("show", [repr, json.dumps, lambda word: repr(word.encode()), lambda word: repr({"a": [word]})])
+def test_secret_is_masked_as_languages_quote_it(show: Callable[[str], str]) -> None:
+    secret = "S'é\\w0rd"
+    (line,) = Said(secret).take(show(secret).encode() + b"\n")
+    assert "w0rd" not in line

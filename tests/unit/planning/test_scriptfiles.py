@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,11 @@ def test_nothing_is_written_outside_of_the_private_folder(tmp_path: Path, name: 
     with suppress(InvalidInput):
         scriptfiles.lay_out(script, root)
     assert all(path.is_relative_to(root) for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_file_without_an_end_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(InvalidPlan, match="no ordinary file"):
+            read(folder, f"    command: [/bin/true]\n    files: [{name}]")
