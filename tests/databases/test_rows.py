@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from segue.databases.postgresql import DATABASE
 from segue.errors import LockNotGranted, SegueError, SqlSyntaxError, StepFailed, TargetUnreachable
-from segue.ports import BACKWARD, Observed
+from segue.ports import BACKWARD, Observed, Pace
 from segue.steps.backfill import STEP, BackfillParams
 
 ONCE = {"n": "n + 1"}
@@ -526,6 +526,22 @@ def test_a_row_that_the_application_holds_is_waited_for_politely(people: str, op
         running.result()
     assert counted(people, "people") == {1: 100}
     assert value(people, "SELECT count(*) FROM people WHERE said = 'held'") == 5
+
+
+def test_who_waits_for_a_row_keeps_no_other_batch(
+    people: str, open_target: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segue.rows.labour.Labourer._most", lambda self: 8)
+    run = Run(open_target(people), BackfillParams(name="fill", table="people", set=ONCE, batch=SMALL, workers=2))
+    # Several lie ready when the work begins, so that who comes first claims more than the one that it waits in.
+    run.paced = lambda: Pace(duty=0)
+    with session(people, "UPDATE people SET said = 'held' WHERE id = 1"):
+        running = Background(lambda: STEP.run(run))
+        until(lambda: len(run.record.batches) > 1)
+        run.paced = Pace
+        until(lambda: value(people, "SELECT count(*) FROM people WHERE n = 1") >= 90)
+    running.result()
+    assert counted(people, "people") == {1: 100}
 
 
 def test_a_row_that_stays_held_is_given_up_at_the_steps_time(people: str, open_target: Open) -> None:

@@ -55,6 +55,7 @@ class Labourer:
         self._woke = woke
         self._beaten = self._heard = 0.0
         self._seconds = CLAIM_SECONDS
+        self._held: list[Batch] = []
         #: How many batches were ended by it.
         self.finished = 0
 
@@ -86,24 +87,24 @@ class Labourer:
         return max(1, min(MOST_CLAIMED, int(time / max(self._seconds, 0.001))))
 
     def _do_all(self, held: list[Batch]) -> None:
-        left = self._do_together(held)
+        self._held = self._do_together(held)
         try:
-            while left and self._may_go_on():
+            while self._held and self._may_go_on():
                 began = clock.ticks()
                 try:
-                    finished = self._do(left[0])
+                    finished = self._do(self._held[0])
                 except BatchLost:
-                    left.pop(0)
+                    self._held.pop(0)
                     continue
                 if not finished:
                     break
-                left.pop(0)
+                self._held.pop(0)
                 self._ended(1, clock.ticks() - began)
         except (StepFailed, LockNotGranted) as error:
-            self._writer.fail(left.pop(0), error.as_json())
-            self._give_back(left)
+            self._writer.fail(self._held.pop(0), error.as_json())
+            self._give_back(self._held)
             raise
-        self._give_back(left)
+        self._give_back(self._held)
 
     def _do_together(self, held: list[Batch]) -> list[Batch]:
         """Do small batches in one transaction, if they are; return what is left to be done."""
@@ -169,6 +170,9 @@ class Labourer:
             except ChunkTooSlow as error:
                 tries += 1
                 size.too_slow(cut.meant or 1)
+                # Who waits for a row, perhaps for long, keeps no other batch from those who could do it.
+                self._give_back(self._held[1:])
+                del self._held[1:]
                 if not self._give_way(cut, tries, error):
                     return False
                 cut = self._within(replace(whole, after=cut.after), size)
