@@ -75,6 +75,15 @@ class Index(_Kept):
     definition: str | None = None
     #: Whether it enforces what the old table does not: rows may conflict.
     added: bool = False
+    #: The shadow, or the partition of it, that it is of; without `sql` it is a constraint that comes once the rows are
+    #: there, such as a CHECK that old rows need not obey.
+    table: Place | None = None
+    #: Statements that come after it: targets of statistics, CLUSTER ON and the like.
+    after: tuple[str, ...] = ()
+    #: Built right after the copy: by it a drain finds the rows.
+    early: bool = False
+    #: No part of the new definition: it serves the change, and goes with it.
+    extra: bool = False
 
 
 class Relation(_Kept):
@@ -109,6 +118,8 @@ class Member(_Kept):
     dependents: dict[str, Any] = Field(default_factory=dict)
     #: The definition of the original as it was when the change was drawn up, for parity and to find DDL meanwhile.
     definition: dict[str, Any] = Field(default_factory=dict)
+    #: The new definition as the server gave it back, under the names that it has in the shadow's schema.
+    drawn: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def log(self) -> str:
