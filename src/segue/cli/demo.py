@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,6 +10,14 @@ import typer
 from segue.cli import output
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
+
+
+class Scenario(StrEnum):
+    """What is shown."""
+
+    PLAN = "plan"
+    ONLINE = "online"
+
 
 app = noun(__doc__, example="segue demo")
 
@@ -22,6 +31,10 @@ def demo(
         float,
         typer.Option("--rate", metavar="N", min=1, max=100_000, help="Transactions per second of the application."),
     ] = 150.0,
+    scenario: Annotated[
+        Scenario,
+        typer.Option("--scenario", help="`plan`: many steps of all kinds. `online`: the type of a key of many tables."),
+    ] = Scenario.PLAN,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the databases and logs to look at.")] = False,
     format_: Format = Form.TEXT,
     json_: Json = False,
@@ -36,7 +49,8 @@ def demo(
     Examples:
         segue demo
         segue demo --scale 1 --json
+        segue demo --scenario online
     """
     from segue.demo import show
 
-    return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep)
+    return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep, scenario=scenario)

@@ -6,7 +6,8 @@ A line of a transaction: `n` its number, `c` the client, `k` what it did, `t` wh
   `+` a row was inserted, all its columns given; `=` columns were set; `-` the row was deleted; `~` numbers were added.
 
 `r` marks a transaction that the application rolled back by intent. Other lines: `start`, `paused`, `resumed`, `end`,
-`error` (a failed transaction, with its text), `fenced`, `wrong` (a row read back was not what had been acknowledged).
+`error` (a failed transaction, with its text), `fenced`, `row_type` (a prepared statement whose row type had changed),
+`wrong` (a row read back was not what had been acknowledged).
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Verdict:
     wrong: int = 0
     errors: int = 0
     fenced: int = 0
+    row_types: int = 0  # prepared statements that failed because a column's type had changed
     rows: int = 0  # compared
     details: list[str] = field(default_factory=list)
 
@@ -229,6 +230,7 @@ def _hear(connection: psycopg.Connection, journal: Path, verdict: Verdict) -> No
         for line in journals.read(journal):
             verdict.acknowledged += "w" in line
             verdict.fenced += "fenced" in line
+            verdict.row_types += "row_type" in line
             if "error" in line:
                 verdict.errors += 1
                 verdict.tell(line["error"])

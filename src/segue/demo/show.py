@@ -81,9 +81,40 @@ class Report:
             "rollback": {"schema_equal": self.schema_equal, "data_equal": back is not None and back.data_ok},
         }
 
+    def say(self) -> None:
+        """Print the report for people."""
+        content = self.as_json()
+        traffic, latency = content["traffic"], content["latency_ms"]
+        print()
+        print(
+            f"{'all is well' if self.ok else 'NOT all is well'}: {self.tables} tables, {len(self.steps)} steps, ",
+            end="",
+        )
+        print(f"{self.seconds:.0f} seconds")
+        print(
+            f"  application   {count(traffic['acknowledged'])} transactions acknowledged: {traffic['lost']} lost, "
+            f"{traffic['duplicated']} duplicated, {traffic['wrong']} wrong, {traffic['errors']} errors"
+        )
+        for moment in ("before", "during", "after"):
+            words = ", ".join(f"{name} {value:.1f} ms" for name, value in latency[moment].items())
+            print(f"  latency       {moment:<7} {words}")
+        killed = f"back at work after {self.recovered} s" if self.recovered is not None else "did not come back"
+        print(f"  crash         {f'killed with -9 in a backfill, {killed}' if self.killed else 'was not killed'}")
+        back = content["rollback"]
+        print(
+            f"  rollback      schema {'equal' if back['schema_equal'] else 'DIFFERS'}, "
+            f"data {'equal' if back['data_equal'] else 'DIFFERS'}"
+        )
+
 
 def demo(
-    *, scale: float = 0.05, json_output: bool = False, rate: float = 150.0, alone: float = 6.0, keep: bool = False
+    *,
+    scale: float = 0.05,
+    json_output: bool = False,
+    rate: float = 150.0,
+    alone: float = 6.0,
+    keep: bool = False,
+    scenario: str = "plan",
 ) -> int:
     """Run the demo and print its report; returns 0 only if all is well, 1 when something was lost or is wrong.
 
@@ -95,13 +126,20 @@ def demo(
 
     folder = prepare_folder(Path(tempfile.gettempdir()) / f"segue-demo-{os.getpid()}-{secrets.token_hex(3)}")
     before = signal.signal(signal.SIGTERM, _interrupt)
-    report = Report()
+    report: Report
+    scene: type[Show]
+    if scenario == "online":
+        from segue.demo import online
+
+        report, scene = online.OnlineReport(), online.OnlineShow
+    else:
+        report, scene = Report(), Show
     try:
         with contextlib.ExitStack() as stack:
             if not keep:
                 stack.callback(_remove, folder)
             screen = stack.enter_context(Screen(quiet=json_output))
-            _Show(folder, scale=scale, rate=rate, alone=alone, screen=screen, report=report, stack=stack).run()
+            scene(folder, scale=scale, rate=rate, alone=alone, screen=screen, report=report, stack=stack).run()
     except KeyboardInterrupt:
         raise Interrupted("stopped the demo, and everything that it had started") from None
     finally:
@@ -109,13 +147,18 @@ def demo(
     if json_output:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        _print(report)
+        report.say()
     if keep:
         print(f"kept in {folder}", file=sys.stderr)
     return 0 if report.ok else 1
 
 
-class _Show:
+class Show:
+    """The storefront, its traffic, and Segue's commands as processes; `run` shows a backfill's crash and a way back."""
+
+    #: Whether orders have 32-bit numbers at first.
+    narrow = False
+
     def __init__(
         self,
         folder: Path,
@@ -139,6 +182,8 @@ class _Show:
         self._sizes: dict[str, int] = {}
         #: When a backfill was first seen, and how far it was.
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        #: The traffic's journals, the present one last.
+        self._journals: list[Path] = []
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))},
             "SEGUE_HOME": str(folder / "home"),
@@ -174,7 +219,7 @@ class _Show:
         self._screen.doing("the application runs on, on the new schema")
         self._watch(self._alone)
         self._judge("applied again", RENAMED)
-        _stop(self._traffic, signal.SIGTERM)
+        end_process(self._traffic, signal.SIGTERM)
         latencies = self._tail.look().latencies
         self._report.latency = {
             "before": oracle.percentiles(latencies, marks["start"], marks["migration"]),
@@ -199,7 +244,7 @@ class _Show:
 
         self._screen.doing("creating the storefront and filling it")
         self._password = secrets.token_urlsafe(18)
-        storefront.create(self._url, self._password)
+        storefront.create(self._url, self._password, narrow=self.narrow)
         bytes_ = storefront.load(self._url, self._scale)
         with storefront.connect(self._url) as connection:
             self._report.tables = len(storefront.tables(connection))
@@ -228,13 +273,14 @@ class _Show:
         if done.returncode:
             raise InternalError(f"the demo's environment could not be added: {done.stderr.strip()}")
 
-    def _start_traffic(self) -> subprocess.Popen[bytes]:
+    def _start_traffic(self, *words: str) -> subprocess.Popen[bytes]:
         # The owner's URL with the application's name and password instead.
         rest = self._url.split("@", 1)[1]
         url = f"postgresql://{storefront.APPLICATION}:{quote(self._password, safe='')}@{rest}"
-        journal = self._folder / "journal"
+        journal = self._folder / f"journal-{len(self._journals)}"
+        self._journals.append(journal)
         traffic = self._start(
-            [sys.executable, "-m", "segue.demo.traffic", "--journal", str(journal), "--rate", str(self._rate)],
+            [sys.executable, "-m", "segue.demo.traffic", "--journal", str(journal), "--rate", str(self._rate), *words],
             self._folder / "traffic.log",
             {"STOREFRONT_URL": url},
         )
@@ -252,7 +298,7 @@ class _Show:
         process = subprocess.Popen(
             command, env={**self._environment, **variables}, stdout=file, stderr=file, start_new_session=True
         )
-        self._stack.callback(_stop, process, signal.SIGTERM)
+        self._stack.callback(end_process, process, signal.SIGTERM)
         return process
 
     # -- what it does
@@ -351,7 +397,7 @@ class _Show:
             if self._traffic.poll() is not None or time.monotonic() > limit:
                 raise InternalError(f"the demo's traffic stopped: {_end_of(self._folder / 'traffic.log')}")
             time.sleep(0.02)
-        verdict = oracle.judge(self._url, self._folder / "before", self._folder / "journal", renamed=renamed)
+        verdict = oracle.judge(self._url, self._folder / "before", self._journals[-1], renamed=renamed)
         self._traffic.send_signal(signal.SIGUSR2)
         while self._tail.look().paused and self._traffic.poll() is None:
             time.sleep(0.02)
@@ -464,7 +510,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stop(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
+def end_process(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
     """End a process that we started: by a signal that it can act on, and if it does not, at once."""
     if process.poll() is not None:
         return
@@ -485,28 +531,3 @@ def _end_of(log: Path) -> str:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _print(report: Report) -> None:
-    content = report.as_json()
-    traffic, latency = content["traffic"], content["latency_ms"]
-    print()
-    print(
-        f"{'all is well' if report.ok else 'NOT all is well'}: {report.tables} tables, {len(report.steps)} steps, ",
-        end="",
-    )
-    print(f"{report.seconds:.0f} seconds")
-    print(
-        f"  application   {count(traffic['acknowledged'])} transactions acknowledged: {traffic['lost']} lost, "
-        f"{traffic['duplicated']} duplicated, {traffic['wrong']} wrong, {traffic['errors']} errors"
-    )
-    for moment in ("before", "during", "after"):
-        words = ", ".join(f"{name} {value:.1f} ms" for name, value in latency[moment].items())
-        print(f"  latency       {moment:<7} {words}")
-    killed = f"back at work after {report.recovered} s" if report.recovered is not None else "did not come back"
-    print(f"  crash         {f'killed with -9 in a backfill, {killed}' if report.killed else 'was not killed'}")
-    back = content["rollback"]
-    print(
-        f"  rollback      schema {'equal' if back['schema_equal'] else 'DIFFERS'}, "
-        f"data {'equal' if back['data_equal'] else 'DIFFERS'}"
-    )

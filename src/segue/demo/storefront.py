@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -22,11 +23,11 @@ def connect(url: str, *, autocommit: bool = True) -> psycopg.Connection:
     return psycopg.connect(url, autocommit=autocommit, options=_PINNED, application_name="storefront")
 
 
-def create(url: str, app_password: str) -> None:
+def create(url: str, app_password: str, *, narrow: bool = False) -> None:
     """Create the empty storefront in schema `public`, and the application's role with this password.
 
     All or nothing. The role is kept, with the new password, where it exists. Needs CREATEROLE and CREATE on the
-    database and on `public`.
+    database and on `public`. `narrow`: as it was years ago, with 32-bit numbers for orders.
     """
     from psycopg import sql
 
@@ -37,7 +38,7 @@ def create(url: str, app_password: str) -> None:
         statement = "ALTER ROLE {} LOGIN PASSWORD {}" if exists else "CREATE ROLE {} LOGIN PASSWORD {}"
         connection.execute(sql.SQL(statement).format(sql.Identifier(APPLICATION), sql.Literal(secret.decode())))
         for name in _definitions():
-            connection.execute(_text(name))
+            connection.execute(_narrowed(_text(name)) if narrow else _text(name))
         connection.commit()
 
 
@@ -119,3 +120,11 @@ def _definitions() -> Iterator[str]:
 def _text(name: str) -> bytes:
     # Bytes, because these are our own files, not text that a user could have had a hand in.
     return (files("segue.demo") / "sql" / name).read_bytes()
+
+
+def _narrowed(definition: bytes) -> bytes:
+    """Return a definition in which orders are numbered with 32 bits, and so are all references to them."""
+    head, found, tail = definition.partition(b"CREATE TABLE orders (\n  id bigint")
+    if found:
+        definition = head + found.replace(b"bigint", b"integer") + tail
+    return re.sub(rb"(?m)^(  order_id) bigint\b", rb"\1 integer", definition)
