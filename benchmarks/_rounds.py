@@ -13,10 +13,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one contender took once: `seconds` of wall time, and numbers beside by name."""
+    """What one contender took once: `seconds` of wall time, and numbers beside by name.
+
+    `also`: seconds of contenders that are parts of the same run, or the whole of it.
+    """
 
     seconds: float
     values: Mapping[str, float] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 class Stage(Protocol):
@@ -42,7 +46,7 @@ class Benchmark(Protocol):
 
     #: The first is the one that the others are judged against.
     contenders: Sequence[str]
-    #: Which times to divide: (a, b) gives "a/b".
+    #: Which times to divide, or which values: (a, b) gives "a/b".
     ratios: Sequence[tuple[str, str]]
 
     def open(self, folder: Path, scale: float, say: Callable[[str], None]) -> AbstractContextManager[Stage]:
@@ -60,10 +64,15 @@ class Result:
     ratios: Sequence[tuple[str, str]]
     seconds: dict[str, list[float]]
     values: dict[str, float]
+    #: Every number beside, in the order of the rounds.
+    all_values: Mapping[str, list[float]] = field(default_factory=dict)
 
     def ratio(self, a: str, b: str) -> float:
-        """Return the median time of `a` by the median time of `b`."""
-        return median(self.seconds[a]) / median(self.seconds[b])
+        """Return the median of `a` by the median of `b`, times or values."""
+        return median(self._all(a)) / median(self._all(b))
+
+    def _all(self, name: str) -> list[float]:
+        return self.seconds[name] if name in self.seconds else self.all_values[name]
 
     def as_json(self) -> dict[str, Any]:
         """Return the one object that `--json` prints."""
@@ -95,7 +104,7 @@ class Result:
         lines += ["", f"{'':<{width}}  {'ratio':>9}  {'range':>15}"]
         for a, b in self.ratios:
             # Within a round both ran under the same conditions, so the range is that of the rounds' own ratios.
-            single = [x / y for x, y in zip(self.seconds[a], self.seconds[b], strict=True)]
+            single = [x / y for x, y in zip(self._all(a), self._all(b), strict=True)]
             spread = f"{min(single):.2f} to {max(single):.2f}"
             lines.append(f"{f'{a}/{b}':<{width}}  {self.ratio(a, b):>9.2f}  {spread:>15}")
         lines.append("")
@@ -123,6 +132,8 @@ def measure(
                 seconds[contender].append(timing.seconds)
                 for key, value in timing.values.items():
                     values[key].append(value)
+                for key, value in timing.also.items():
+                    seconds.setdefault(key, []).append(value)
                 say(f"round {round_ + 1} of {rounds}: {contender} {timing.seconds:.2f} s")
             number += 1
             for key, value in stage.beside(number).items():
@@ -135,4 +146,5 @@ def measure(
         ratios=benchmark.ratios,
         seconds=seconds,
         values={key: max(all_) if key.startswith("peak_") else median(all_) for key, all_ in sorted(values.items())},
+        all_values=values,
     )

@@ -76,9 +76,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[Server]:
-    """Start a server in a new folder; leaving stops it and deletes its data."""
-    cluster = Cluster(folder, options={**_OPTIONS, "shared_buffers": _buffers()}, database="bench")
+def server(folder: Path, *, bin_dir: Path | None = None, **options: str) -> Iterator[Server]:
+    """Start a server in a new folder; leaving stops it and deletes its data.
+
+    `bin_dir`: another PostgreSQL than the embedded one; `options`: settings beside the usual ones.
+    """
+    cluster = Cluster(
+        folder, options={**_OPTIONS, "shared_buffers": _buffers(), **options}, database="bench", bin_dir=bin_dir
+    )
     try:
         with cluster.use():
             yield Server(cluster)
