@@ -39,7 +39,7 @@ ENDS = {
     "STEP_RUN": set(),
     "JOB": {"completed", "cancelled"},
     "BATCH": {"completed"},
-    "ONLINE_CHANGE": {"completed", "cancelled", "rolled-back"},
+    "ONLINE_CHANGE": {"rolled-back"},
     "SHADOW_SYNC": set(),
     "DEPLOYMENT": set(),
     "DEPRECATION": set(),

@@ -6,13 +6,14 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine import journal
+from segue.engine.changes import Change, altered
 from segue.engine.control import CancelRequested, Control, Halted, MustWait, PauseRequested
 from segue.engine.expectation import meets, wanted
 from segue.engine.gates import Gates, Open
@@ -33,7 +34,9 @@ from segue.errors import (
     TargetUnreachable,
 )
 from segue.model.lifecycles import ExecutionStatus, StepRunStatus
+from segue.model.online import Alteration
 from segue.model.quantities import duration
+from segue.model.vocabulary import ChangeType
 from segue.ports import BACKWARD, FORWARD, Approved, EffectKey, Observed, Pace, Patience
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from segue.model.impact import Statement
     from segue.model.plans import StepFields
     from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target, Throttle
+    from segue.ports.online import ChangeRecord
     from segue.store import Store
 
 # How long to try to reach a target again that went away in the middle of a run, and how often in one step.
@@ -54,6 +58,8 @@ DEFAULT_LOCK_SECONDS = 60.0
 SIDE_BY_SIDE = 4
 # When a target that cannot be reached is tried again, by an execution that workers drive.
 TARGET_AGAIN = timedelta(seconds=10)
+# How old what people have set for a run may be before it is read again.
+TUNED_SECONDS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +213,35 @@ class StepRun:
         job.on_rows = executor.count_rows
         return job
 
+    def changing(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        table: str,
+        kind: str | None = None,
+        column: str | None = None,
+        index: str | None = None,
+        retention_days: int = 7,
+    ) -> ChangeRecord:
+        """Open the store's record of an online change."""
+        executor = self._executor
+        throttle = executor.work.throttle
+        return Change(
+            executor.store,
+            executor.record,
+            name=f"{executor.work.job_prefix}/{self.params.name}",
+            step=self.params.name,
+            spec=spec,
+            table=table,
+            alterations=[Alteration(ChangeType(kind), column, index)] if kind else altered(spec, self.database),
+            retention_days=retention_days,
+            throttle=throttle.status if throttle is not None else dict,
+        )
+
+    def tuned(self) -> Mapping[str, Any]:
+        """Return what people have set for this execution while it runs."""
+        return self._executor.tuned()
+
 
 class Executor:
     """Drives an execution until it is completed, rolled back, stopped, or failed."""
@@ -221,6 +256,19 @@ class Executor:
         self.shelter = Shelter(target, record, work.downtime, words=words)
         self.control = Control(record.requests, self._alive, gate=self._gate, drain=work.drain)
         self._monitor: Monitor | None = None
+        self._tuning: Mapping[str, Any] = {}
+        self._tuned_at: float | None = None
+        self._tuning_lock = threading.Lock()
+
+    def tuned(self) -> Mapping[str, Any]:
+        """Return what people have set for this execution; while the store is away, what was known last."""
+        with self._tuning_lock:
+            now = clock.ticks()
+            if self._tuned_at is None or now - self._tuned_at >= TUNED_SECONDS:
+                with suppress(TargetUnreachable):
+                    self._tuning = self.record.tuning()
+                self._tuned_at = now
+            return self._tuning
 
     def count_rows(self, rows: int) -> None:
         """Count rows written, for the metrics."""

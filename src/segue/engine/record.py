@@ -186,6 +186,11 @@ class Record:
         self._missed = None
         return asked
 
+    def tuning(self) -> dict[str, Any]:
+        """Return what people have set for the execution while it runs; raises TargetUnreachable at once."""
+        with self._store.session() as session:
+            return dict(self._row(session).tuning or {})
+
     def measured(self, metrics: Mapping[str, Any]) -> None:
         """Write how the run does so far, and leave a sign of life; nothing where another process drives it by now."""
         from sqlalchemy import func, update

@@ -273,7 +273,7 @@ class OnlineChangePhase(StrEnum):
     ROLLED_BACK = "rolled-back"
 
 
-_GIVEN_UP = (OnlineChangePhase.FAILED, OnlineChangePhase.CANCELLED)
+_GIVEN_UP = (OnlineChangePhase.FAILED, OnlineChangePhase.CANCELLED, OnlineChangePhase.ROLLED_BACK)
 
 ONLINE_CHANGE = _lifecycle(
     "online change",
@@ -284,15 +284,29 @@ ONLINE_CHANGE = _lifecycle(
         OnlineChangePhase.PENDING: (OnlineChangePhase.CREATING_SHADOW, OnlineChangePhase.SWAPPING, *_GIVEN_UP),
         OnlineChangePhase.CREATING_SHADOW: (OnlineChangePhase.CAPTURING, *_GIVEN_UP),
         OnlineChangePhase.CAPTURING: (OnlineChangePhase.COPYING_DATA, *_GIVEN_UP),
-        # TRUNCATE on the original empties the shadow, and the copy starts again.
+        # TRUNCATE on the original empties the shadow, and the copy starts again, whatever was done after it.
         OnlineChangePhase.COPYING_DATA: (OnlineChangePhase.DRAINING, OnlineChangePhase.CAPTURING, *_GIVEN_UP),
-        OnlineChangePhase.DRAINING: (OnlineChangePhase.VERIFYING, OnlineChangePhase.CAPTURING, *_GIVEN_UP),
-        OnlineChangePhase.VERIFYING: (OnlineChangePhase.SWAPPING, OnlineChangePhase.DRAINING, *_GIVEN_UP),
+        OnlineChangePhase.DRAINING: (
+            OnlineChangePhase.VERIFYING,
+            OnlineChangePhase.CAPTURING,
+            OnlineChangePhase.COPYING_DATA,
+            *_GIVEN_UP,
+        ),
+        OnlineChangePhase.VERIFYING: (
+            OnlineChangePhase.SWAPPING,
+            OnlineChangePhase.DRAINING,
+            OnlineChangePhase.CAPTURING,
+            OnlineChangePhase.COPYING_DATA,
+            *_GIVEN_UP,
+        ),
         # Back to draining: the locks for the swap were not to be had in time.
         OnlineChangePhase.SWAPPING: (
             OnlineChangePhase.REVERSIBLE,
             OnlineChangePhase.COMPLETED,
+            OnlineChangePhase.VERIFYING,
             OnlineChangePhase.DRAINING,
+            OnlineChangePhase.CAPTURING,
+            OnlineChangePhase.COPYING_DATA,
             *_GIVEN_UP,
         ),
         OnlineChangePhase.REVERSIBLE: (
@@ -300,6 +314,9 @@ ONLINE_CHANGE = _lifecycle(
             OnlineChangePhase.ROLLED_BACK,
             OnlineChangePhase.FAILED,
         ),
+        # What needed no shadow table has a way back of its own, and a change that was cancelled after a part of that.
+        OnlineChangePhase.COMPLETED: (OnlineChangePhase.ROLLED_BACK,),
+        OnlineChangePhase.CANCELLED: (OnlineChangePhase.ROLLED_BACK,),
         OnlineChangePhase.FAILED: (
             OnlineChangePhase.PENDING,
             OnlineChangePhase.CREATING_SHADOW,
@@ -309,6 +326,7 @@ ONLINE_CHANGE = _lifecycle(
             OnlineChangePhase.VERIFYING,
             OnlineChangePhase.SWAPPING,
             OnlineChangePhase.REVERSIBLE,
+            OnlineChangePhase.COMPLETED,
             OnlineChangePhase.CANCELLED,
             OnlineChangePhase.ROLLED_BACK,
         ),

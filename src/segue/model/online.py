@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from segue.model.vocabulary import ChangeType
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +134,18 @@ class Swapped:
     milliseconds: float
     tries: int
     keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alteration:
+    """One part of what ALTER TABLE says: what it does, to which column, with which index or constraint."""
+
+    kind: ChangeType
+    column: str | None = None
+    index: str | None = None
+
+
+def weightiest(alterations: Sequence[Alteration]) -> Alteration:
+    """Return the part that says best what a change does."""
+    weights = list(ChangeType)
+    return max(alterations, key=lambda one: weights.index(one.kind), default=Alteration(ChangeType.ALTER_TABLE))

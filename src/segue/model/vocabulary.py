@@ -105,6 +105,22 @@ class OnlineStrategy(StrEnum):
     SHADOW_TABLE = "shadow-table"
 
 
+class ChangeType(StrEnum):
+    """What an online change does to a table, lightest first; a record may have other words."""
+
+    STORAGE = "storage"
+    ALTER_TABLE = "alter-table"
+    DROP_CONSTRAINT = "drop-constraint"
+    ADD_CONSTRAINT = "add-constraint"
+    ADD_INDEX = "add-index"
+    ADD_COLUMN = "add-column"
+    DROP_COLUMN = "drop-column"
+    REORDER_COLUMNS = "reorder-columns"
+    MODIFY_COLUMN = "modify-column"
+    PARTITION = "partition"
+    CHANGE_KEY = "change-key"
+
+
 class ImpactLevel(StrEnum):
     """How much the application feels an online change."""
 

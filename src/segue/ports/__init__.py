@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
-    from segue.model.online import ChangeSpec
+    from segue.model.online import Alteration, ChangeSpec
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
-    from segue.ports.online import OnlineChange
+    from segue.ports.online import ChangeRecord, OnlineChange
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -672,6 +672,10 @@ class Database(Protocol):
         """Parse SQL and predict what each statement does; raises InvalidInput."""
         ...
 
+    def alterations(self, sql: str) -> list[Alteration]:
+        """Name what the parts of an ALTER TABLE do; nothing for any other statement. Raises InvalidInput."""
+        ...
+
     def probe(self, url: str) -> Probe:
         """Look at a database: version, size, traffic, privileges."""
         ...
@@ -777,6 +781,26 @@ class StepRun(Protocol):
 
     def recording(self, work: ChunkedWork, table: str, settings: Mapping[str, Any]) -> JobRecord:
         """Open the store's record of chunked work."""
+        ...
+
+    def changing(
+        self,
+        spec: Mapping[str, Any],
+        *,
+        table: str,
+        kind: str | None = None,
+        column: str | None = None,
+        index: str | None = None,
+        retention_days: int = 7,
+    ) -> ChangeRecord:
+        """Open the store's record of an online change of `table`.
+
+        `spec` is the step as the plan says it; without a `kind` its ALTER TABLE says what it does, to which column.
+        """
+        ...
+
+    def tuned(self) -> Mapping[str, Any]:
+        """Return what people have set for this execution while it runs, as of a second ago at most."""
         ...
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
+    from segue.model.online import Alteration
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
 
@@ -24,6 +25,12 @@ class PostgreSQL:
         from segue.databases.postgresql.parse import statements
 
         return statements(sql)
+
+    def alterations(self, sql: str) -> list[Alteration]:
+        """Name what the parts of an ALTER TABLE do."""
+        from segue.databases.postgresql.alterations import alterations
+
+        return alterations(sql)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 #: The newest revision. Kept here so that a store that is up to date costs one query and no import of Alembic.
-HEAD = "0002"
+HEAD = "0003"
 
 FOLDER = Path(__file__).parent
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import func, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from segue.model import lifecycles
 from segue.model.vocabulary import ImpactLevel, OnlineStrategy, ShadowPurpose
-from segue.store.tables.columns import BigInt, Id, Json, Row, index, one_of, unique
+from segue.store.tables.columns import BigInt, Id, Json, Row, index, one_of, refers, unique
 
 
 class OnlineChangeRow(Row):
@@ -19,6 +19,7 @@ class OnlineChangeRow(Row):
     __table_args__ = (
         index("phase", "started_at"),
         index("table_name", "phase"),
+        index("execution_id", "step_name"),
         one_of("strategy", OnlineStrategy),
         one_of("impact_level", ImpactLevel),
         one_of("phase", lifecycles.ONLINE_CHANGE.words),
@@ -43,6 +44,14 @@ class OnlineChangeRow(Row):
     estimated_completion: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     performance_metrics: Mapped[Json | None]
+    execution_id: Mapped[str | None] = mapped_column(
+        refers("migration_executions.id", "CASCADE"), comment="segue: the execution that this change belongs to"
+    )
+    step_name: Mapped[str | None] = mapped_column(comment="segue: the step that this change belongs to")
+
+    shadows: Mapped[list[ShadowTableRow]] = relationship(
+        back_populates="change", passive_deletes="all", order_by="ShadowTableRow.original_table"
+    )
 
 
 class ShadowTableRow(Row):
@@ -53,6 +62,7 @@ class ShadowTableRow(Row):
         unique("original_table", "shadow_table"),
         index("is_active", "syncStatus"),
         index("marked_for_cleanup"),
+        index("change_id"),
         one_of("purpose", ShadowPurpose),
         one_of("syncStatus", lifecycles.SHADOW_SYNC.words),
     )
@@ -73,3 +83,8 @@ class ShadowTableRow(Row):
     retention_days: Mapped[int] = mapped_column(server_default=text("7"))
     marked_for_cleanup: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    change_id: Mapped[str | None] = mapped_column(
+        refers("online_schema_changes.id", "CASCADE"), comment="segue: the change that this table was made for"
+    )
+
+    change: Mapped[OnlineChangeRow | None] = relationship(back_populates="shadows")
