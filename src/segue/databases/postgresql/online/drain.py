@@ -1,0 +1,318 @@
+"""Brings touched keys up to date on the other side, in one short transaction."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.lease import check_fence
+from segue.databases.postgresql.online.refusing import Sieve, is_refusal, too_many
+from segue.databases.postgresql.online.wording import Listing, Wording, comma
+from segue.engine import journal
+from segue.errors import OutcomeUnknown
+from segue.model.online import Drained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from segue.databases.postgresql.online.blueprint import Flow, Place
+    from segue.databases.postgresql.online.site import Site
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+# A list is never analysed, so the planner knows nothing of it; of so few keys each is looked up in the key's index.
+FEW_KEYS = 5_000
+_FEW = "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
+_MANY = "set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on"
+_DEFAULT = (
+    "set local enable_seqscan to default; set local enable_hashjoin to default; set local enable_mergejoin to default"
+)
+# Before a drain waits longer than this for a table that is being emptied or altered, it gives way.
+LOCK_WAIT = "300ms"
+# How many conflicts are tried again in each drain, those that were seen longest ago first.
+AGAIN = 100
+# How far a backlog is counted.
+COUNTED = 1_000_000
+TRIES = 5
+
+
+class Drainer:
+    """Drains the log of one flow in one session.
+
+    It is made outside of a transaction, once both tables are in their places and the destination has its key.
+    """
+
+    def __init__(
+        self, connection: Connection, flow: Flow, log: Place, change_id: str, member: int, direction: str
+    ) -> None:
+        self.flow = flow
+        self.log = log
+        self.connection = connection
+        self._wording = wording = Wording(connection, flow)
+        self._listing = listing = Listing(connection, wording, f"segue_{log.name}_keys")
+        self._sieve = Sieve(connection, listing, change_id, member, direction)
+        self._whose = self._sieve.whose
+        self._last: str | None = None
+        whose = sql.SQL("change = {change} and member = {member} and direction = {direction}").format(
+            **{name: sql.Literal(value) for name, value in self._whose.items()}
+        )
+        forget = sql.SQL(
+            "delete from segue.conflict as segue_c using {} as segue_keys where {} and segue_c.key = {}"
+        ).format(listing.table, whose, listing.key_text())
+        self._lift = sql.SQL(";\n").join([forget, *listing.remove()])
+        self._put = sql.SQL(";\n").join(listing.put())
+        self._again = sql.SQL(
+            "with segue_old as (delete from segue.conflict where {} and key in (select key from segue.conflict "
+            "where {} and seen_at < now() order by seen_at limit {}) returning key) "
+            "insert into {} ({}) select {} from segue_old"
+        ).format(
+            whose,
+            whose,
+            sql.SQL(str(AGAIN)),
+            listing.table,
+            listing.names,
+            comma(sql.SQL(f"key[{n}]::{c.type}") for n, c in enumerate(flow.key, 1)),
+        )
+        self._any_again = sql.SQL("select exists (select from segue.conflict where {} and seen_at < now())").format(
+            whose
+        )
+        self._compare = self._comparison(whose)
+
+    # -- taking
+
+    def _take(self, most: int | None, after: str | None) -> tuple[int, int, str | None]:
+        """List keys of the log and delete their entries; return how many of either, and the last's place."""
+        listing = self._listing
+        some: sql.Composable = sql.SQL("")
+        if most is not None:
+            # From where the last drain ended: what it deleted still lies there until it is vacuumed.
+            begin = sql.SQL(" where ctid > {}::tid").format(sql.Literal(after)) if after else sql.SQL("")
+            some = sql.SQL(" where ctid = any(array(select ctid from {}{} limit {}))").format(
+                self.log.sql, begin, sql.SQL(str(int(most)))
+            )
+        query = sql.SQL(
+            "with gone as (delete from {log}{some} returning ctid as segue_place, {names}), "
+            "listed as (insert into {table} ({names}) select {distinct} {names} from gone returning 1) "
+            "select (select count(*) from listed), count(*), max(segue_place)::text from gone"
+        ).format(
+            log=self.log.sql,
+            some=some,
+            names=listing.names,
+            table=listing.table,
+            distinct=sql.SQL("distinct" if self._wording.exact else ""),
+        )
+        row = self.connection.execute(query).fetchone()
+        return (row[0], row[1], row[2]) if row else (0, 0, None)
+
+    def _emptied(self) -> bool:
+        cursor = self.connection.execute(
+            sql.SQL("set local enable_seqscan = off; select exists (select from {} where segue_k1 is null); {}").format(
+                self.log.sql, sql.SQL("set local enable_seqscan to default")
+            )
+        )
+        cursor.nextset()
+        found = cursor.fetchone()
+        return bool(found and found[0])
+
+    # -- draining
+
+    def drain(self, most: int | None, *, compare: bool = False, anew: bool = False) -> Drained:
+        """Bring keys up to date within the caller's transaction; all that its snapshot sees, or entries up to `most`.
+
+        The source must be locked (ACCESS SHARE at least) before the transaction's snapshot is taken. When the log says
+        that the source was emptied, nothing is done; with `anew` the destination is emptied then too, and as every row
+        that came since is in the log, brought up to date.
+        """
+        connection = self.connection
+        emptied = self._emptied()
+        if emptied and not anew:
+            return Drained(emptied=True, left=1)
+        if emptied:
+            most = None
+            connection.execute(self._clearing())
+        keys, entries, last = self._take(most, self._last)
+        if most is not None and entries < most and self._last is not None:
+            more, again, last = self._take(most - entries, None)
+            keys, entries = keys + more, entries + again
+        if emptied:
+            connection.execute(sql.SQL("delete from {} where segue_k1 is null").format(self._listing.table))
+        self._last = last if most is not None and entries >= most else None
+        refused = differing = 0
+        if keys:
+            refused = self._apply(keys)
+        if compare and keys:
+            differing = self._differing()
+        self._try_again()
+        connection.execute(_DEFAULT)
+        left = most if most is not None and entries >= most else 0
+        return Drained(keys=keys, refused=refused, left=left, emptied=emptied, differing=differing)
+
+    def _clearing(self) -> sql.Composed:
+        return sql.SQL(
+            "truncate {}; delete from segue.conflict where change = {} and member = {} and direction = {}"
+        ).format(self.flow.into.sql, *(sql.Literal(value) for value in self._whose.values()))
+
+    def _apply(self, keys: int) -> int:
+        """Delete the listed keys from the destination and put their present state; return how many were refused."""
+        connection = self.connection
+        if keys > FEW_KEYS:
+            connection.execute(sql.SQL("analyze {}").format(self._listing.table))
+        plans = sql.SQL(_MANY if keys > FEW_KEYS else _FEW)
+        connection.execute(sql.SQL(";\n").join([plans, self._lift]))
+        try:
+            connection.execute(
+                sql.SQL(";\n").join([sql.SQL("savepoint segue_put"), self._put, sql.SQL("release savepoint segue_put")])
+            )
+        except psycopg.Error as error:
+            if connection.closed or not is_refusal(error):
+                raise
+            connection.execute("rollback to savepoint segue_put; release savepoint segue_put")
+        else:
+            return 0
+        return self._sift()
+
+    def _sift(self) -> int:
+        try:
+            return self._sieve.sift(self.connection)[1]
+        except psycopg.errors.ProgramLimitExceeded as error:
+            raise too_many() from error
+
+    def _try_again(self) -> None:
+        """Try conflicts again: what stood in their way may be gone."""
+        connection = self.connection
+        row = connection.execute(self._any_again).fetchone()
+        if not (row and row[0]):
+            return
+        parts = [sql.SQL(_FEW), self._listing.emptied, self._again, *self._listing.remove()]
+        connection.execute(sql.SQL(";\n").join(parts))
+        self._sift()
+
+    # -- comparing
+
+    def _comparison(self, whose: sql.Composable) -> sql.Composed:
+        wording, listing = self._wording, self._listing
+        columns = self.flow.columns
+        values = sql.SQL("\n, ").join(sql.SQL("({}\n)::text").format(sql.SQL(c.expression)) for c in columns)
+        texts = comma(sql.SQL("{}::text").format(sql.Identifier("segue_into", c.into)) for c in columns)
+        names = sql.SQL(", ").join(sql.SQL(f"segue_k{n}") for n, _ in enumerate(self.flow.key, 1))
+        mine = comma(
+            sql.SQL("{} as {}").format(part, sql.SQL(f"segue_k{n}"))
+            for n, part in enumerate(wording.cast_key(wording.key()), 1)
+        )
+        theirs = comma(
+            sql.SQL("{} as {}").format(part, sql.SQL(f"segue_k{n}")) for n, part in enumerate(wording.into_key(), 1)
+        )
+        return sql.SQL(
+            "select count(*) from (select {mine}, array[{values}\n] as segue_row from {source} where {holds} "
+            "and not exists (select from segue.conflict as segue_c where {whose} and segue_c.key = {key})) as segue_a "
+            "full join (select {theirs}, array[{texts}] as segue_row from {into} as segue_into where {holds_into}) "
+            "as segue_b using ({names}) where segue_a.segue_row is distinct from segue_b.segue_row"
+        ).format(
+            mine=mine,
+            values=values,
+            source=wording.source,
+            holds=listing.holds(),
+            whose=whose,
+            key=wording.key_text(),
+            theirs=theirs,
+            texts=texts,
+            into=wording.into,
+            holds_into=listing.holds_into(),
+            names=names,
+        )
+
+    def _differing(self) -> int:
+        # A full join needs one of the two plans that are shunned for few keys.
+        cursor = self.connection.execute(
+            sql.SQL("set local enable_hashjoin = on; set local enable_mergejoin = on;\n") + self._compare
+        )
+        cursor.nextset()
+        cursor.nextset()
+        found = cursor.fetchone()
+        return int(found[0]) if found else 0
+
+
+def drain(site: Site, drainer: Drainer, most: int | None, *, compare: bool = False, anew: bool = False) -> Drained:
+    """Drain in a transaction of its own, under the fence.
+
+    Where the source is locked by somebody who is about to empty or alter it, nothing is done, and entries are said to
+    be left. Raises OutcomeUnknown when the connection was lost.
+    """
+    connection = drainer.connection
+    with telling(site, connection):
+        for last in (*[False] * TRIES, True):
+            try:
+                return _drain(site, drainer, most, compare=compare, anew=anew)
+            except psycopg.errors.LockNotAvailable:
+                return Drained(left=1)
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+                if last:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def _drain(site: Site, drainer: Drainer, most: int | None, *, compare: bool, anew: bool) -> Drained:
+    connection = drainer.connection
+    with connection.transaction():
+        # Before the snapshot: a table that is emptied between the two would look as if it had been so all along, while
+        # the log as of the snapshot says nothing of it.
+        connection.execute(
+            sql.SQL(
+                "set transaction isolation level repeatable read, read write; set local lock_timeout = {}; "
+                "lock table {} in access share mode; set local lock_timeout = 0"
+            ).format(sql.Literal(LOCK_WAIT), drainer.flow.source.sql)
+        )
+        check_fence(connection, site.lease.execution, site.lease.fence)
+        drained = drainer.drain(most, compare=compare, anew=anew)
+        journal.point("online-drain-before-commit")
+    journal.point("online-drained")
+    return drained
+
+
+def backlog(connection: Connection, log: Place, most: int = COUNTED) -> int:
+    """Return how many entries are in a log, counted up to `most`."""
+    row = connection.execute(
+        sql.SQL("select count(*) from (select from {} limit {}) as entries").format(log.sql, sql.SQL(str(int(most))))
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def compact(site: Site, connection: Connection, flow: Flow, log: Place) -> int:
+    """Reduce a log to distinct keys, and let its space be used again; return how many entries went.
+
+    What reads the log at the same time sees it as it was or as it is then.
+    """
+    wording = Wording(connection, flow)
+    if not wording.exact:
+        return 0
+    names = sql.SQL(", ").join(sql.SQL(f"segue_k{n}") for n, _ in enumerate(flow.key, 1))
+    with telling(site, connection):
+        with site.transaction(connection):
+            row = connection.execute(
+                sql.SQL(
+                    "with gone as (delete from {log} returning {names}), "
+                    "kept as (insert into {log} ({names}) select distinct {names} from gone returning 1) "
+                    "select (select count(*) from gone) - (select count(*) from kept)"
+                ).format(log=log.sql, names=names)
+            ).fetchone()
+            journal.point("online-compact-before-commit")
+        connection.execute(sql.SQL("vacuum (truncate off) {}").format(log.sql))
+    return int(row[0]) if row else 0
+
+
+@contextmanager
+def telling(site: Site, connection: Connection) -> Iterator[None]:
+    """Let no error of the driver's leave."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if connection.closed:
+            raise OutcomeUnknown(
+                f"the connection to {place(site.url)} was lost while rows were brought up to date",
+                hint="run again: what was done is in the target",
+            ) from error
+        raise explain(error, place(site.url)) from error
