@@ -153,7 +153,8 @@ def add(session: Session, settings: Settings, checked: Checked) -> Added:
     except IntegrityError as error:
         # Somebody else has added the same name since we looked.
         raise Blocked(f'plan "{plan.plan}" was added by somebody else just now', hint="look at it first") from error
-    session.add_all(_step_row(row.id, checked.plan, step) for step in checked.prediction.steps)
+    documents: list[dict[str, Any]] = planfile.document(plan)["steps"]
+    session.add_all(_step_row(row.id, plan, step, documents[step.number - 1]) for step in checked.prediction.steps)
     session.flush()
     session.refresh(row)
     ledger.append(
@@ -227,13 +228,12 @@ def _fill(row: PlanRow, checked: Checked) -> None:
     row.source = checked.source
 
 
-def _step_row(plan_id: str, plan: Plan, predicted: StepPrediction) -> StepRow:
+def _step_row(plan_id: str, plan: Plan, predicted: StepPrediction, params: dict[str, Any]) -> StepRow:
     from segue.store.tables.plans import StepRow
 
     numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
     step = plan.steps[predicted.number - 1]
     expectation = step.check_after
-    params: dict[str, Any] = planfile.document(plan)["steps"][predicted.number - 1]
     query = expectation.query if expectation is not None else params.get("query")
     said = params.get("validate", params)
     expected = {key: said[key] for key in ("scalar", "row", "rows", "tolerance") if key in said} if query else None
