@@ -67,7 +67,7 @@ class Drainer:
         self._put = sql.SQL(";\n").join(listing.put())
         self._again = sql.SQL(
             "with segue_old as (delete from segue.conflict where {} and key in (select key from segue.conflict "
-            "where {} and seen_at < now() order by seen_at limit {}) returning key) "
+            "where {} and seen_at < now() and sqlstate <> '23503' order by seen_at limit {}) returning key) "
             "insert into {} ({}) select {} from segue_old"
         ).format(
             whose,
@@ -77,9 +77,10 @@ class Drainer:
             listing.names,
             comma(sql.SQL(f"key[{n}]::{c.type}") for n, c in enumerate(flow.key, 1)),
         )
-        self._any_again = sql.SQL("select exists (select from segue.conflict where {} and seen_at < now())").format(
-            whose
-        )
+        # What a foreign key refuses is looked for by itself: the destination has none yet.
+        self._any_again = sql.SQL(
+            "select exists (select from segue.conflict where {} and seen_at < now() and sqlstate <> '23503')"
+        ).format(whose)
         self._compare = self._comparison(whose)
 
     # -- taking

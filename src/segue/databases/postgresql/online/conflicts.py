@@ -1,0 +1,333 @@
+"""Rows that the new definition refuses: found before an index is built, listed, and what could be done about each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from segue.databases.postgresql import parse
+from segue.databases.postgresql.online.drain import telling
+from segue.databases.postgresql.online.refusing import MOST_CONFLICTS, too_many
+from segue.databases.postgresql.online.wording import Listing, Wording, comma
+from segue.engine import journal
+from segue.model.online import Conflict
+from segue.ports import BACKWARD, FORWARD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+    from segue.databases.postgresql.online.blueprint import Flow, Index, Member, Place
+    from segue.databases.postgresql.online.site import Site
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+_LISTED = """
+select c.member, c.direction, c.key, c.sqlstate, c.message, c.rule, c.row, c.seen_at
+from segue.conflict as c where c.change = %s
+order by c.member, c.direction, c.seen_at, c.key
+limit %s
+"""
+
+# Whoever sorts a large table should not do it in four megabytes.
+_SORTING = "set local work_mem = '128MB'; set local enable_seqscan = on"
+
+# Of a type that a column may be given when it must not be NULL.
+_PLAIN_VALUES = (
+    (("smallint", "integer", "bigint", "numeric", "real", "double precision"), "0"),
+    (("text", "character varying", "character"), "''"),
+    (("boolean",), "false"),
+    (("timestamp", "date"), "now()"),
+    (("jsonb", "json"), "'{}'"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key of the new definition: the destination's columns, and the table and columns that they refer to."""
+
+    name: str
+    columns: tuple[str, ...]
+    table: Place
+    referenced: tuple[str, ...]
+
+
+def count(connection: Connection, change_id: str, member: int | None = None, direction: str | None = None) -> int:
+    """Return how many rows of a change are refused, of all its members and directions or of some."""
+    row = connection.execute(
+        "select count(*) from segue.conflict where change = %s and member = coalesce(%s, member) "
+        "and direction = coalesce(%s, direction)",
+        [change_id, member, direction],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def listed(connection: Connection, change_id: str, limit: int = 100) -> list[Conflict]:
+    """Return refused rows of a change, those that have been seen for the longest first."""
+    members: dict[int, dict[str, Any]] = {}
+    row = connection.execute("select blueprint from segue.change where id = %s", [change_id]).fetchone()
+    for member in row[0].get("members", ()) if row else ():
+        members[member["number"]] = member
+    found = []
+    for number, direction, key, state, message, rule, values, seen in connection.execute(
+        _LISTED.encode(), [change_id, limit]
+    ):
+        known = members.get(number)
+        names = [part["name"] for part in known[direction]["key"]] if known else [str(n + 1) for n in range(len(key))]
+        table = known["table"] if known else {"schema_name": "", "name": str(number)}
+        found.append(
+            Conflict(
+                table=f"{_quoted(table['schema_name'])}.{_quoted(table['name'])}",
+                key=dict(zip(names, key, strict=False)),
+                sqlstate=state,
+                message=message,
+                rule=rule,
+                row=values or {},
+                seen_at=seen,
+                direction=direction,
+            )
+        )
+    return found
+
+
+# -- what a new rule refuses before it is there
+
+
+def duplicates(
+    site: Site, member: Member, index: Index, change_id: str, *, connection: Connection | None = None
+) -> int:
+    """Move rows out of the shadow that a unique index would refuse, but for the lowest key of each; return how many.
+
+    To be called right before the index is built, with no drain in between. Rows moved become conflicts.
+    """
+    tree = parse.node(index.sql).index_stmt
+    elements = [_element(part.index_elem) for part in tree.index_params]
+    conditions = (
+        [sql.SQL("({})").format(sql.SQL(_deparsed(tree.where_clause)))] if tree.HasField("where_clause") else []
+    )
+    if not tree.nulls_not_distinct:
+        conditions += [sql.SQL("({}) is not null").format(element) for element in elements]
+    flow = member.forward
+    order = comma(sql.Identifier(column.into) for column in flow.key)
+
+    def find(wording: Wording) -> sql.Composed:
+        return sql.SQL(
+            "select {keys}, row_number() over (partition by {elements} order by {order}) as segue_place "
+            "from {into} where {conditions}"
+        ).format(
+            keys=_back(flow),
+            elements=comma(elements),
+            order=order,
+            into=wording.into,
+            conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
+        )
+
+    message = f'could not create unique index "{index.name}": another row has the same key'
+    return _move(site, member, change_id, find, "segue_place > 1", ("23505", message, index.name), connection)
+
+
+def orphans(
+    site: Site, member: Member, reference: Reference, change_id: str, *, connection: Connection | None = None
+) -> int:
+    """Move rows out of the shadow that a new foreign key would refuse; return how many there are.
+
+    Rows that were moved before come back first: what they refer to may be there by now.
+    """
+    flow = member.forward
+    mine = [sql.Identifier("segue_into", name) for name in reference.columns]
+    theirs = [sql.Identifier("segue_far", name) for name in reference.referenced]
+
+    def find(wording: Wording) -> sql.Composed:
+        return sql.SQL(
+            "select {keys}, 1 as segue_place from {into} as segue_into where {present} "
+            "and not exists (select from {far} as segue_far where {same})"
+        ).format(
+            keys=_back(flow, "segue_into"),
+            into=wording.into,
+            present=sql.SQL(" and ").join(sql.SQL("{} is not null").format(name) for name in mine),
+            far=reference.table.sql,
+            same=sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
+            ),
+        )
+
+    message = f'insert or update violates foreign key constraint "{reference.name}": no such row in {reference.table}'
+    return _move(site, member, change_id, find, "true", ("23503", message, reference.name), connection)
+
+
+def _move(
+    site: Site,
+    member: Member,
+    change_id: str,
+    find: Any,
+    which: str,
+    why: tuple[str, str, str],
+    connection: Connection | None,
+) -> int:
+    connection = connection or site.work
+    with telling(site, connection):
+        wording = Wording(connection, member.forward)
+        listing = Listing(connection, wording, f"segue_{change_id}_{member.number}_moved")
+        with site.transaction(connection):
+            connection.execute(_SORTING)
+            _return(connection, listing, member, change_id, why)
+            connection.execute(
+                sql.SQL("insert into {} ({}) select {} from ({}) as segue_found where {}").format(
+                    listing.table, listing.names, listing.names, find(wording), sql.SQL(which)
+                )
+            )
+            row = connection.execute(sql.SQL("select count(*) from {}").format(listing.table)).fetchone()
+            found = int(row[0]) if row else 0
+            if found > MOST_CONFLICTS:
+                raise too_many()
+            if found:
+                connection.execute(
+                    sql.SQL(";\n").join([*listing.remove(), _kept(wording, listing, member, change_id, why)])
+                )
+            journal.point("online-conflicts-before-commit")
+        journal.point("online-conflicts-moved")
+    return found
+
+
+def _return(
+    connection: Connection, listing: Listing, member: Member, change_id: str, why: tuple[str, str, str]
+) -> None:
+    """Put rows back that the same rule moved before; whatever else is wrong with them is found by whoever drains."""
+    columns = comma(sql.SQL(f"key[{n}]::{c.type}") for n, c in enumerate(member.forward.key, 1))
+    state, _, rule = why
+    back = connection.execute(
+        sql.SQL(
+            "with segue_old as (delete from segue.conflict where change = {} and member = {} and direction = {} "
+            "and sqlstate = {} and rule = {} returning key) insert into {} ({}) select {} from segue_old"
+        ).format(
+            *(sql.Literal(value) for value in (change_id, member.number, FORWARD, state, rule)),
+            listing.table,
+            listing.names,
+            columns,
+        )
+    ).rowcount
+    if back:
+        connection.execute(sql.SQL(";\n").join([*listing.remove(), *listing.put(), listing.emptied]))
+
+
+def _kept(
+    wording: Wording, listing: Listing, member: Member, change_id: str, why: tuple[str, str, str]
+) -> sql.Composed:
+    # A row that is not in the source any more, or another by now, is in the log as well.
+    return sql.SQL(
+        "insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row) "
+        "select {}, {}, {}, {}, {}, {}, {}, pg_catalog.to_jsonb(segue_row) from {} as segue_row where {} "
+        "on conflict (change, member, direction, key) do update set sqlstate = excluded.sqlstate, "
+        "message = excluded.message, rule = excluded.rule, row = excluded.row, seen_at = clock_timestamp()"
+    ).format(
+        *(sql.Literal(value) for value in (change_id, member.number, FORWARD)),
+        wording.key_text("segue_row"),
+        *(sql.Literal(value) for value in why),
+        wording.source,
+        listing.holds(name="segue_row"),
+    )
+
+
+def _back(flow: Flow, table: str | None = None) -> sql.Composed:
+    """Return the destination's key as the source has it."""
+    return comma(
+        sql.SQL("{}::{} as {}").format(
+            sql.Identifier(table, column.into) if table else sql.Identifier(column.into),
+            sql.SQL(column.type),
+            sql.SQL(f"segue_k{n}"),
+        )
+        for n, column in enumerate(flow.key, 1)
+    )
+
+
+def _element(element: Any) -> sql.Composable:
+    """Return what an index compares, as an expression."""
+    value: sql.Composable = sql.Identifier(element.name) if element.name else sql.SQL(f"({_deparsed(element.expr)})")
+    if element.collation:
+        value = value + sql.SQL(" collate ") + sql.Identifier(*(part.string.sval for part in element.collation))
+    return value
+
+
+def _deparsed(expression: Any) -> str:
+    """Return an expression's tree as SQL."""
+    import postgast
+
+    tree = postgast.parse("select 1")
+    tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val.CopyFrom(expression)
+    return postgast.deparse(tree)[len("SELECT ") :]
+
+
+# -- what can be done about it
+
+
+def repairs(conflict: Conflict, member: Member) -> list[str]:
+    """Return statements of which a person may choose one, each by itself enough for this row, as far as can be seen."""
+    flow = member.forward if conflict.direction == FORWARD else member.backward
+    types = {column.name: column.type for column in flow.key}
+    table = flow.source.sql
+    where = sql.SQL(" and ").join(
+        sql.SQL("{} = {}::{}").format(sql.Identifier(name), sql.Literal(text), sql.SQL(types.get(name, "text")))
+        for name, text in conflict.key.items()
+    )
+    found = [
+        sql.SQL("update {} set {} = {} where {}").format(table, sql.Identifier(name), sql.SQL(value), where)
+        for name, value in _remedies(conflict, member, flow)
+    ]
+    if conflict.direction == BACKWARD:
+        # It is a good row of the table as it is now: only where the way back is wanted more than the row.
+        return [statement.as_string(None) for statement in found]
+    return [
+        statement.as_string(None) for statement in (*found, sql.SQL("delete from {} where {}").format(table, where))
+    ]
+
+
+def _remedies(conflict: Conflict, member: Member, flow: Flow) -> list[tuple[str, str]]:
+    """Return columns of the source and what could be written there."""
+    columns = {column.into: column for column in flow.columns if column.into in conflict.row}
+    key = {column.name for column in flow.key}
+    if conflict.sqlstate == "23502" and conflict.rule in columns:
+        kind = columns[conflict.rule].type
+        return [(conflict.rule, value) for kinds, value in _PLAIN_VALUES if kind.startswith(kinds)][:1]
+    if conflict.sqlstate == "23505":
+        names = [name for name in _indexed(member, conflict.rule) if name in columns and name not in key]
+        return [remedy for name in names for remedy in _different(name, columns[name].type, flow)]
+    if conflict.sqlstate == "23503":
+        return [(name, "NULL") for name in columns if f"({name})=" in conflict.message]
+    found = []
+    for name, column in columns.items():
+        text = conflict.row[name]
+        if name in key or text is None:
+            continue
+        if f'"{text}"' in conflict.message or f'"{name}"' in conflict.message or column.type in conflict.message:
+            found += _shorter(name, column.type) if conflict.sqlstate == "22001" else []
+            found.append((name, "NULL"))
+    return found
+
+
+def _indexed(member: Member, rule: str) -> Sequence[str]:
+    for index in member.indexes:
+        if rule in (index.name, index.constraint) and index.sql:
+            return [
+                part.index_elem.name for part in parse.node(index.sql).index_stmt.index_params if part.index_elem.name
+            ]
+    return ()
+
+
+def _different(name: str, kind: str, flow: Flow) -> list[tuple[str, str]]:
+    quoted = _quoted(name)
+    if kind.startswith(("text", "character varying")):
+        unique = " || '-' || ".join(_quoted(column.name) for column in flow.key)
+        return [(name, f"{quoted} || '-' || {unique}"), (name, "NULL")]
+    return [(name, "NULL")]
+
+
+def _shorter(name: str, kind: str) -> list[tuple[str, str]]:
+    size = kind.rpartition("(")[2].rstrip(")")
+    return [(name, f"left({_quoted(name)}, {size})")] if size.isdigit() else []
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
