@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from segue.databases.postgresql.online.blueprint import Flow, Index, Member, Place
+    from segue.databases.postgresql.online.blueprint import Blueprint, Flow, Index, Member, Place
     from segue.databases.postgresql.online.site import Site
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
 _LISTED = """
 select c.member, c.direction, c.key, c.sqlstate, c.message, c.rule, c.row, c.seen_at
-from segue.conflict as c where c.change = %s
+from segue.conflict as c
+where c.change = %(change)s and c.direction = coalesce(%(direction)s, c.direction)
 order by c.member, c.direction, c.seen_at, c.key
-limit %s
+limit %(limit)s
 """
 
 # Whoever sorts a large table should not do it in four megabytes.
@@ -55,49 +56,53 @@ class Reference:
     referenced: tuple[str, ...]
 
 
-def count(connection: Connection, change_id: str, member: int | None = None, direction: str | None = None) -> int:
+def count(connection: Connection, drawn: Blueprint, *, member: int | None = None, direction: str | None = None) -> int:
     """Return how many rows of a change are refused, of all its members and directions or of some."""
     row = connection.execute(
         "select count(*) from segue.conflict where change = %s and member = coalesce(%s, member) "
         "and direction = coalesce(%s, direction)",
-        [change_id, member, direction],
+        [drawn.id, member, direction],
     ).fetchone()
     return int(row[0]) if row else 0
 
 
-def listed(connection: Connection, change_id: str, limit: int = 100) -> list[Conflict]:
-    """Return refused rows of a change, those that have been seen for the longest first."""
-    members: dict[int, dict[str, Any]] = {}
-    row = connection.execute("select blueprint from segue.change where id = %s", [change_id]).fetchone()
-    for member in row[0].get("members", ()) if row else ():
-        members[member["number"]] = member
+def listed(
+    connection: Connection, drawn: Blueprint, limit: int = 100, *, direction: str | None = None
+) -> list[Conflict]:
+    """Return refused rows of a change, in one direction or in both, those that have been seen for the longest first."""
     found = []
-    for number, direction, key, state, message, rule, values, seen in connection.execute(
-        _LISTED.encode(), [change_id, limit]
+    for number, way, key, state, message, rule, values, seen in connection.execute(
+        _LISTED.encode(), {"change": drawn.id, "direction": direction, "limit": limit}
     ):
-        known = members.get(number)
-        names = [part["name"] for part in known[direction]["key"]] if known else [str(n + 1) for n in range(len(key))]
-        table = known["table"] if known else {"schema_name": "", "name": str(number)}
+        flow = _flow(_member(drawn, number), way)
         found.append(
             Conflict(
-                table=f"{_quoted(table['schema_name'])}.{_quoted(table['name'])}",
-                key=dict(zip(names, key, strict=False)),
+                table=str(_member(drawn, number).table),
+                key={column.name: text for column, text in zip(flow.key, key, strict=True)},
                 sqlstate=state,
                 message=message,
                 rule=rule,
                 row=values or {},
                 seen_at=seen,
-                direction=direction,
+                direction=way,
             )
         )
     return found
+
+
+def _member(drawn: Blueprint, number: int) -> Member:
+    return next(member for member in drawn.members if member.number == number)
+
+
+def _flow(member: Member, direction: str) -> Flow:
+    return member.forward if direction == FORWARD else member.backward
 
 
 # -- what a new rule refuses before it is there
 
 
 def duplicates(
-    site: Site, member: Member, index: Index, change_id: str, *, connection: Connection | None = None
+    site: Site, change_id: str, member: Member, index: Index, *, connection: Connection | None = None
 ) -> int:
     """Move rows out of the shadow that a unique index would refuse, but for the lowest key of each; return how many.
 
@@ -130,7 +135,7 @@ def duplicates(
 
 
 def orphans(
-    site: Site, member: Member, reference: Reference, change_id: str, *, connection: Connection | None = None
+    site: Site, change_id: str, member: Member, reference: Reference, *, connection: Connection | None = None
 ) -> int:
     """Move rows out of the shadow that a new foreign key would refuse; return how many there are.
 
@@ -263,9 +268,10 @@ def _deparsed(expression: Any) -> str:
 # -- what can be done about it
 
 
-def repairs(conflict: Conflict, member: Member) -> list[str]:
+def repairs(conflict: Conflict, drawn: Blueprint) -> list[str]:
     """Return statements of which a person may choose one, each by itself enough for this row, as far as can be seen."""
-    flow = member.forward if conflict.direction == FORWARD else member.backward
+    member = next(member for member in drawn.members if str(member.table) == conflict.table)
+    flow = _flow(member, conflict.direction)
     types = {column.name: column.type for column in flow.key}
     table = flow.source.sql
     where = sql.SQL(" and ").join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -55,6 +56,10 @@ class Drainer:
         self._wording = wording = Wording(connection, flow)
         self._listing = listing = Listing(connection, wording, f"segue_{log.name}_keys")
         self._sieve = Sieve(connection, listing, change_id, member, direction)
+        #: Where keys are listed that are to be brought up to date, by which columns, and whether each only once.
+        self.table = listing.table
+        self.names = listing.names
+        self.exact = wording.exact
         self._whose = self._sieve.whose
         self._last: str | None = None
         whose = sql.SQL("change = {change} and member = {member} and direction = {direction}").format(
@@ -82,6 +87,21 @@ class Drainer:
             "select exists (select from segue.conflict where {} and seen_at < now() and sqlstate <> '23503')"
         ).format(whose)
         self._compare = self._comparison(whose)
+
+    @property
+    def table(self) -> sql.Identifier:
+        """Return the list of keys that the next `bring` is about; it is empty when a transaction begins."""
+        return self._listing.table
+
+    @property
+    def names(self) -> sql.Composed:
+        """Return the columns of the list, which are those of the log."""
+        return self._listing.names
+
+    @property
+    def exact(self) -> bool:
+        """Return whether of equal keys one says as much as all."""
+        return self._wording.exact
 
     # -- taking
 
@@ -128,34 +148,41 @@ class Drainer:
         that the source was emptied, nothing is done; with `anew` the destination is emptied then too, and as every row
         that came since is in the log, brought up to date.
         """
-        connection = self.connection
         emptied = self._emptied()
         if emptied and not anew:
             return Drained(emptied=True, left=1)
         if emptied:
             most = None
-            connection.execute(self._clearing())
+            self.clear()
         keys, entries, last = self._take(most, self._last)
         if most is not None and entries < most and self._last is not None:
             more, again, last = self._take(most - entries, None)
             keys, entries = keys + more, entries + again
         if emptied:
-            connection.execute(sql.SQL("delete from {} where segue_k1 is null").format(self._listing.table))
+            self.connection.execute(sql.SQL("delete from {} where segue_k1 is null").format(self.table))
         self._last = last if most is not None and entries >= most else None
+        drained = self.bring(keys, compare=compare)
+        left = most if most is not None and entries >= most else 0
+        return replace(drained, left=left, emptied=emptied)
+
+    def bring(self, keys: int, *, compare: bool = False) -> Drained:
+        """Bring so many listed keys up to date, and try conflicts again, within the caller's transaction."""
         refused = differing = 0
         if keys:
             refused = self._apply(keys)
-        if compare and keys:
-            differing = self._differing()
+            if compare:
+                differing = self._differing()
         self._try_again()
-        connection.execute(_DEFAULT)
-        left = most if most is not None and entries >= most else 0
-        return Drained(keys=keys, refused=refused, left=left, emptied=emptied, differing=differing)
+        self.connection.execute(_DEFAULT)
+        return Drained(keys=keys, refused=refused, differing=differing)
 
-    def _clearing(self) -> sql.Composed:
-        return sql.SQL(
-            "truncate {}; delete from segue.conflict where change = {} and member = {} and direction = {}"
-        ).format(self.flow.into.sql, *(sql.Literal(value) for value in self._whose.values()))
+    def clear(self) -> None:
+        """Empty the destination, with what was refused by it, within the caller's transaction."""
+        self.connection.execute(
+            sql.SQL(
+                "truncate {}; delete from segue.conflict where change = {} and member = {} and direction = {}"
+            ).format(self.flow.into.sql, *(sql.Literal(value) for value in self._whose.values()))
+        )
 
     def _apply(self, keys: int) -> int:
         """Delete the listed keys from the destination and put their present state; return how many were refused."""
