@@ -88,21 +88,6 @@ class Drainer:
         ).format(whose)
         self._compare = self._comparison(whose)
 
-    @property
-    def table(self) -> sql.Identifier:
-        """Return the list of keys that the next `bring` is about; it is empty when a transaction begins."""
-        return self._listing.table
-
-    @property
-    def names(self) -> sql.Composed:
-        """Return the columns of the list, which are those of the log."""
-        return self._listing.names
-
-    @property
-    def exact(self) -> bool:
-        """Return whether of equal keys one says as much as all."""
-        return self._wording.exact
-
     # -- taking
 
     def _take(self, most: int | None, after: str | None) -> tuple[int, int, str | None]:
