@@ -180,6 +180,15 @@ def test_a_store_with_a_table_missing(store: Store) -> None:
         session.execute(text("SELECT * FROM segue_store.workers"))
 
 
+def test_a_store_whose_disk_is_full_is_waited_for(store: Store) -> None:
+    full = "DO $$ BEGIN RAISE EXCEPTION 'could not extend file' USING errcode = '53100'; END $$"
+    with (
+        pytest.raises(TargetUnreachable, match=r'the store ".*" cannot write: could not extend'),
+        store.session() as session,
+    ):
+        session.execute(text(full))
+
+
 def test_other_errors_come_as_they_are(store: Store, new_plan: NewPlan) -> None:
     with pytest.raises(IntegrityError), store.session() as session:
         session.add_all([new_plan(), new_plan()])

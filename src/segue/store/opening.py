@@ -230,6 +230,11 @@ def _understood(error: DBAPIError, url: str) -> SegueError | None:
         return ConfigurationError(
             f"the store {where} refuses the connection: {said}", hint="check SEGUE_STORE: user, password and database"
         )
+    if code is not None and (code.startswith("53") or code == "58030") and code != "53300":
+        # As one that went away: whoever runs waits for it, and goes on once somebody has made room.
+        return TargetUnreachable(
+            f"the store {where} cannot write: {said}", hint="make room on the disk of the store's server"
+        )
     gone = code is not None and (code.startswith(("08", "57P")) or code == "53300")
     if gone or error.connection_invalidated or (code is None and type(error).__name__ == "OperationalError"):
         return TargetUnreachable(
