@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, ChangeSpec
+    from segue.model.online import Alteration, ChangeSpec, Conflict
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.online import ChangeRecord, OnlineChange
@@ -674,6 +674,23 @@ class Database(Protocol):
 
     def alterations(self, sql: str) -> list[Alteration]:
         """Name what the parts of an ALTER TABLE do; nothing for any other statement. Raises InvalidInput."""
+        ...
+
+    def alter_tables(self, sql: str) -> list[tuple[str, str]]:
+        """Split ALTER TABLE statements into the table, as written there, and what comes after it.
+
+        Raises InvalidInput for any other statement, SqlSyntaxError for what is no SQL.
+        """
+        ...
+
+    def online_conflicts(
+        self, url: str, *, execution: str, limit: int = 100
+    ) -> tuple[int, list[Conflict], dict[str, list[str]]]:
+        """Return how many rows an execution's online change refuses, some of them, and what could be done about each.
+
+        The statements, of which a person may choose one, are found under the key as JSON. Looks beside whoever works
+        there, without the lease; raises TargetUnreachable.
+        """
         ...
 
     def probe(self, url: str) -> Probe:

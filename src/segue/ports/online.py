@@ -174,7 +174,11 @@ class ChangeRecord(Protocol):
         ...
 
     def measure(self, **metrics: Any) -> None:
-        """Keep measurements: lock milliseconds, tries, keys drained, conflicts, the application's latency."""
+        """Keep measurements: lock milliseconds, tries, keys drained; None takes one away.
+
+        Shown while it goes on: `conflicts` (how many), `waiting` (why there is no swap yet, in words) and `blockers`
+        (a line each).
+        """
         ...
 
     def rows(self, members: Mapping[int, int], shadows: Sequence[int] = ()) -> None:

@@ -26,6 +26,9 @@ from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, P
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from segue.databases.postgresql.online.change import PostgresChange
+    from segue.model.online import ChangeSpec
+
     Rows = Generator[tuple[Any, ...], None, None]
 
 
@@ -111,6 +114,20 @@ class PostgresTarget:
     def programs(self) -> Programs:
         """Return how programs work on this target, for as long as these sessions stand."""
         return Programs(self._work, self._look, self.lease, url=self._url, schema=self.schema, waits=self.waits)
+
+    def online(self, key: EffectKey, spec: ChangeSpec) -> PostgresChange:
+        """Return a step's online change, for as long as these sessions stand."""
+        from segue.databases.postgresql.online.change import PostgresChange
+        from segue.databases.postgresql.online.site import Site
+
+        site = Site(self._work, self._look, self.lease, url=self._url, schema=self.schema, waits=self.waits)
+        return PostgresChange(site, key, spec)
+
+    def changing(self, key: EffectKey) -> bool:
+        """Return whether a step's online change was drawn up here."""
+        from segue.databases.postgresql.online.change import PostgresChange
+
+        return self._looking(lambda: PostgresChange.exists(self._look, key))
 
     @property
     def fence(self) -> int:

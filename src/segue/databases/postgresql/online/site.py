@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from segue import clock
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.lease import Tenure, check_fence
-from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, take_locks
+from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, set_local, take_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,11 +69,14 @@ class Site:
         patience: Patience,
         note: Callable[[str], None],
         act: Callable[[Connection, float], None],
+        *,
+        first: Sequence[str] = (),
     ) -> None:
         """Lock tables in one short transaction and act in it, trying in slices so that nobody queues behind it.
 
         `locks`: names as SQL writes them, with the mode ("ACCESS EXCLUSIVE"), in the order in which they are taken;
         `act` gets the session and the tick at which the slice ends, and may raise NotThisTime to try again later.
+        `first`: statements for locks that LOCK TABLE has no words for, run before the others within the same slice.
         Raises LockNotGranted with the sessions that stand in the way.
         """
         text = ";\n".join(f"LOCK TABLE {table} IN {mode} MODE" for table, mode in locks)
@@ -81,9 +85,17 @@ class Site:
         def attempt(piece: float) -> None:
             with self.transaction():
                 try:
-                    until = take_locks(self.work, statements, piece)
+                    began = clock.ticks()
+                    if first:
+                        set_local(self.work, "statement_timeout", piece)
+                        self.work.execute(";\n".join(first).encode())
+                    until = take_locks(self.work, statements, max(0.01, piece - (clock.ticks() - began)))
                     act(self.work, until)
-                except psycopg.errors.LockNotAvailable as error:
+                except (
+                    psycopg.errors.LockNotAvailable,
+                    psycopg.errors.QueryCanceled,
+                    psycopg.errors.DeadlockDetected,
+                ) as error:
                     raise NotThisTime from error
 
         lock_in_slices(self.work, self.look, statements, patience, self.waits, attempt, note)

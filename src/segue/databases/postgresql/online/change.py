@@ -1,0 +1,770 @@
+"""One online change on a target, put together: what is done is in `segue.change`, and every act may be repeated."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from segue import clock
+from segue.databases.postgresql.errors import explain, place
+from segue.databases.postgresql.online import (
+    capture,
+    choosing,
+    conflicts,
+    copying,
+    dependents,
+    drain,
+    ghost,
+    keygraph,
+    parity,
+    planners,
+    shadow,
+    swap,
+    verify,
+    watching,
+    writing,
+)
+from segue.databases.postgresql.online.blueprint import Blueprint, Index, Member
+from segue.databases.postgresql.online.drain import Drainer
+from segue.engine import journal
+from segue.errors import OutcomeUnknown, SegueError, StepFailed
+from segue.model.lifecycles import OnlineChangePhase as Phase
+from segue.model.online import Chosen, Drained, Swapped
+from segue.model.online import Member as SeenMember
+from segue.ports import BACKWARD, FORWARD, EffectKey, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from segue.databases.postgresql.online.site import Connection, Site
+    from segue.model.online import ChangeSpec, Conflict, Rehearsed, Verified
+    from segue.ports import ChunkedWork, Pace
+
+#: How often the definition of the tables is looked at while work goes on.
+WATCH_SECONDS = 1.0
+#: Keys in a drain while no unique index but the key's exists.
+DRAIN_KEYS = 2_000
+FEW_KEYS = 100
+#: A source that was emptied is brought up to date by its log, if that has fewer entries than this; else copied anew.
+FRESH = 200_000
+# What sorting for an index may take: a quarter of the shared buffers, a gigabyte at most, and never less than is set.
+_MEMORY = """
+select greatest(
+    (select setting::bigint from pg_catalog.pg_settings where name = 'maintenance_work_mem'),
+    least(1048576, (select setting::bigint * 8 / 4 from pg_catalog.pg_settings where name = 'shared_buffers'))
+)
+"""
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class PostgresChange:
+    """See `segue.ports.online.OnlineChange`."""
+
+    def __init__(self, site: Site, key: EffectKey, spec: ChangeSpec) -> None:
+        self._site = site
+        self._key = key
+        self._spec = spec
+        self._sessions: list[Connection] = []
+        self._drainers: dict[tuple[str, int], Drainer] = {}
+        self._swappers: dict[tuple[str, int], Drainer] = {}
+        self._reader: ghost.Reader | None = None
+        self._watched = 0.0
+        self._blueprint: Blueprint | None = None
+        self._phase = Phase.PENDING
+        self._round = 1
+        self._detail: dict[str, Any] = {}
+        self._done: dict[str, Any] = {}
+        with self._telling():
+            self._load()
+
+    # -- what is kept
+
+    @staticmethod
+    def exists(connection: Connection, key: EffectKey) -> bool:
+        """Return whether a step's change was drawn up on this target."""
+        found = connection.execute("select pg_catalog.to_regclass('segue.change') is not null").fetchone()
+        if not (found and found[0]):
+            return False
+        row = connection.execute(
+            "select 1 from segue.change where execution = %s and step = %s", [key.execution, key.step]
+        ).fetchone()
+        return row is not None
+
+    def _load(self) -> None:
+        if not self.exists(self._site.look, self._key):
+            return
+        row = self._site.look.execute(
+            "select blueprint, phase, round, detail, done, plan_hash from segue.change "
+            "where execution = %s and step = %s",
+            [self._key.execution, self._key.step],
+        ).fetchone()
+        if row is None:
+            return
+        blueprint, phase, self._round, self._detail, self._done, plan_hash = row
+        self._blueprint = Blueprint.model_validate(blueprint)
+        self._phase = Phase(phase)
+        if plan_hash != self._key.plan_hash:
+            raise StepFailed(
+                "the online change on this target was drawn up for another plan",
+                hint="take it back with `segue rollback` of its execution",
+            )
+        identifier, timeline = _system(self._site.look)
+        if (identifier, timeline) != (self._blueprint.system_identifier, self._blueprint.timeline):
+            raise StepFailed(
+                "this is not the server on which the change began: "
+                f"system {identifier}, timeline {timeline}; it was system {self._blueprint.system_identifier}, "
+                f"timeline {self._blueprint.timeline}",
+                hint="after a failover, what was committed last may be missing here: take the change back with "
+                "`segue rollback`, and begin anew",
+            )
+
+    def _keep(self, connection: Connection, **values: Any) -> None:
+        """Move on, in the transaction of what was done."""
+        sets = [sql.SQL("fence = {}").format(self._site.lease.fence)]
+        for name, value in values.items():
+            adapted = sql.Literal(json.dumps(value)) if isinstance(value, dict) else sql.Literal(value)
+            sets.append(sql.SQL("{} = {}").format(sql.Identifier(name), adapted))
+        connection.execute(
+            sql.SQL("update segue.change set {} where id = {}").format(sql.SQL(", ").join(sets), self.blueprint.id)
+        )
+
+    def _advance(self, phase: Phase, **values: Any) -> None:
+        with self._site.transaction() as connection:
+            self._keep(connection, phase=phase.value, **values)
+        self._phase = phase
+
+    def _tick(self, what: str) -> None:
+        """Record that a part of the phase is done."""
+        self._done = {**self._done, what: True}
+        with self._site.transaction() as connection:
+            self._keep(connection, done=self._done)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """Return the change as it was drawn up."""
+        if self._blueprint is None:
+            raise StepFailed("the change has not been drawn up")
+        return self._blueprint
+
+    @property
+    def phase(self) -> Phase:
+        """Return what is to be done next."""
+        return self._phase
+
+    @property
+    def chosen(self) -> Chosen:
+        """Return how it is done, and why."""
+        drawn = self.blueprint
+        return Chosen(
+            strategy=drawn.strategy,
+            reasons=drawn.reasons,
+            warnings=drawn.warnings,
+            native=drawn.native,
+            native_back=drawn.native_back,
+            members=tuple(
+                SeenMember(
+                    member.number,
+                    str(member.table),
+                    str(member.forward.into),
+                    member.rows,
+                    member.bytes,
+                    tuple(column.name for column in member.forward.key),
+                )
+                for member in drawn.members
+            ),
+        )
+
+    # -- beginning
+
+    def prepare(self, note: Callable[[str], None]) -> Chosen:
+        """Choose, and draw the change up."""
+        if self._blueprint is None:
+            with self._telling():
+                self._draw_up(note)
+        return self.chosen
+
+    def _draw_up(self, note: Callable[[str], None]) -> None:
+        site = self._site
+        spec, reasons = keygraph.widen(site.work, self._spec)
+        strategy, why, native, native_back = choosing.choose(site, spec)
+        reasons = [*reasons, *why]
+        change_id = secrets.choice(_ALPHABET[:26]) + "".join(secrets.choice(_ALPHABET) for _ in range(7))
+        identifier, timeline = _system(site.look)
+        blueprint = Blueprint(
+            id=change_id,
+            strategy=strategy,
+            reasons=tuple(reasons),
+            native=tuple(native),
+            native_back=tuple(native_back),
+            system_identifier=identifier,
+            timeline=timeline,
+        )
+        if not native:
+            members = shadow.draw_up(site, change_id, spec, strategy)
+            refused = choosing.refusals(site, members)
+            if strategy == "ghost":
+                refused += ghost.problems(site, members)
+            found = []
+            for member in members:
+                hanging = {**member.dependents, **dependents.find(site.look, member, members)}
+                refused += dependents.refusals(hanging)
+                found.append(member.model_copy(update={"dependents": hanging}))
+            if refused:
+                raise StepFailed(
+                    "the tables cannot be changed online",
+                    details=refused,
+                    hint="nothing was changed; each line says what stands in the way, and what to do",
+                )
+            blueprint = blueprint.model_copy(update={"members": tuple(found)})
+            warnings = [line for member in found for line in dependents.warnings(site.look, member, blueprint)]
+            blueprint = blueprint.model_copy(update={"warnings": tuple(warnings)})
+        script = files("segue.databases.postgresql").joinpath("sql/online.sql").read_text()
+        with site.transaction() as connection:
+            connection.execute(script.encode())
+            connection.execute(
+                "insert into segue.change (id, execution, step, plan_hash, phase, strategy, blueprint, fence) "
+                "values (%s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    change_id,
+                    self._key.execution,
+                    self._key.step,
+                    self._key.plan_hash,
+                    Phase.CREATING_SHADOW.value,
+                    strategy,
+                    blueprint.model_dump_json(),
+                    site.lease.fence,
+                ],
+            )
+            journal.point("online-drawn-before-commit")
+        self._blueprint = blueprint
+        self._phase = Phase.CREATING_SHADOW
+        journal.point("online-drawn")
+
+    def create(self, patience: Patience, note: Callable[[str], None]) -> None:
+        """Make the shadows and the logs."""
+        with self._telling():
+            shadow.create(self._site, self.blueprint)
+            for member in self.blueprint.members:
+                log = self.blueprint.log(member, FORWARD)
+                capture.make_log(self._site, member.forward, log)
+                capture.make_functions(self._site, member.forward, log)
+            journal.point("online-created")
+            self._advance(Phase.CAPTURING)
+
+    def capture(self, patience: Patience, note: Callable[[str], None]) -> None:
+        """Begin to log what the application touches."""
+        with self._telling():
+            drawn = self.blueprint
+            if drawn.strategy == "ghost":
+                ghost.begin(self._site, drawn, patience, note)
+            else:
+                for member in drawn.members:
+                    capture.install(
+                        self._site,
+                        member.old,
+                        member.forward,
+                        drawn.log(member, FORWARD),
+                        drawn.id,
+                        patience,
+                        note,
+                    )
+            self._detail = {**self._detail, "signature": watching.signature(self._site.work, drawn, FORWARD)}
+            self._advance(Phase.COPYING_DATA, detail=self._detail)
+
+    # -- copying
+
+    def copying(self, member: int, patience: Patience) -> ChunkedWork:
+        """Return the copy of a member's rows."""
+        with self._telling():
+            self._follow()
+            one = self._member(member)
+            step = f"{self._key.step}:{member}.{self._round}"
+            key = EffectKey(
+                self._key.execution, self._key.plan, self._key.plan_hash, step, self._key.direction, self._key.part
+            )
+            return copying.Copy(self._site, key, one.forward, self.blueprint.id, member, FORWARD)
+
+    def copied(self) -> None:
+        """Record that everything is copied."""
+        with self._telling():
+            self._advance(Phase.DRAINING, done={})
+            self._done = {}
+
+    def restart(self) -> None:
+        """Empty the shadows and the logs, and begin the copy anew."""
+        with self._telling():
+            drawn = self.blueprint
+            with self._site.transaction() as connection:
+                for member in drawn.members:
+                    connection.execute(sql.SQL("truncate {}").format(member.forward.into.sql))
+                # What the log held of before the copy is in what is copied now; the rest is taken from it as ever.
+                connection.execute("delete from segue.conflict where change = %s", [drawn.id])
+                for member in drawn.members:
+                    connection.execute(
+                        sql.SQL("delete from {} where {} is null").format(
+                            drawn.log(member, FORWARD).sql, sql.Identifier("segue_k1")
+                        )
+                    )
+                self._keep(connection, phase=Phase.COPYING_DATA.value, round=self._round + 1, done={})
+            self._round += 1
+            self._done = {}
+            self._phase = Phase.COPYING_DATA
+            journal.point("online-restarted")
+
+    # -- catching up
+
+    def drain(self, member: int, most: int | None, *, compare: bool = False) -> Drained:
+        """Bring touched keys up to date."""
+        with self._telling():
+            self._follow()
+            return self._drain(self._member(member), most, compare=compare, direction=FORWARD)
+
+    def _drain(self, member: Member, most: int | None, *, compare: bool, direction: str) -> Drained:
+        drainer = self._drainers.get((direction, member.number))
+        if drainer is None:
+            session = self._session()
+            flow = member.forward if direction == FORWARD else member.backward
+            drainer = Drainer(
+                session, flow, self.blueprint.log(member, direction), self.blueprint.id, member.number, direction
+            )
+            self._drainers[(direction, member.number)] = drainer
+        if self._reader is not None and direction == FORWARD:
+            return ghost.drain(self._site, self._reader, drainer, most, compare=compare)
+        drained = drain.drain(self._site, drainer, most, compare=compare)
+        log = self.blueprint.log(member, direction)
+        if drained.emptied and (direction == BACKWARD or drain.backlog(self._site.look, log, FRESH) < FRESH):
+            # Every row that came since is in the log.
+            drained = drain.drain(self._site, drainer, None, compare=compare, anew=True)
+            return replace(drained, emptied=False)
+        return drained
+
+    def settle(self, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]) -> None:
+        """Key, drain, build the other indexes, and make everything on the shadows that the swap would have to make."""
+        with self._telling():
+            self._follow()
+            for member in self.blueprint.members:
+                if not self._settle(member, patience, note, boundary):
+                    return
+            self._advance(Phase.VERIFYING, done={})
+            self._done = {}
+
+    def _settle(
+        self, member: Member, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]
+    ) -> bool:
+        """Return False when the source was emptied: the copy begins anew."""
+        site, drawn = self._site, self.blueprint
+        name = str(member.number)
+        if f"keyed {name}" not in self._done:
+            for index in member.indexes:
+                if index.early:
+                    self._build(member, index)
+            self._tick(f"keyed {name}")
+            journal.point("online-keyed")
+        if f"indexed {name}" not in self._done:
+            if not self._level(member, boundary):
+                self.restart()
+                return False
+            for index in member.indexes:
+                boundary()
+                if index.added and index.unique and index.sql:
+                    moved = conflicts.duplicates(site, drawn.id, member, index)
+                    if moved:
+                        note(f'{moved:,} rows of {member.table} do not fit "{index.name}"')
+                self._build(member, index)
+            self._tick(f"indexed {name}")
+        if f"dressed {name}" not in self._done:
+            self._dress(member, patience, note)
+            self._tick(f"dressed {name}")
+        with self._builder() as session:
+            session.execute(sql.SQL("vacuum (analyze) {}").format(member.forward.into.sql))
+        journal.point("online-vacuumed")
+        return True
+
+    def _level(self, member: Member, boundary: Callable[[], None]) -> bool:
+        """Drain until the shadow equals the table as one snapshot sees it: no unique value stands twice then.
+
+        Returns False when the source was emptied, and the copy begins anew.
+        """
+        drained = Drained(keys=DRAIN_KEYS)
+        while drained.keys >= FEW_KEYS:
+            boundary()
+            drained = self._drain(member, DRAIN_KEYS, compare=False, direction=FORWARD)
+            if drained.emptied:
+                return False
+        return not self._drain(member, None, compare=False, direction=FORWARD).emptied
+
+    def _dress(self, member: Member, patience: Patience, note: Callable[[str], None]) -> None:
+        """Give a shadow everything that the table has, as far as nobody notices, and the triggers for the way back."""
+        site, drawn = self._site, self.blueprint
+        with site.transaction() as connection:
+            _run(connection, dependents.before(member, drawn))
+        journal.point("online-dressed")
+        if self._spec.reversible:
+            log = drawn.log(member, BACKWARD)
+            capture.make_log(site, member.backward, log)
+            capture.make_functions(site, member.backward, log)
+            capture.install(site, member.new, member.backward, log, drawn.id, patience, note, enabled=False)
+        views = dependents.matviews_before(member, drawn)
+        if views:
+            with self._builder() as session:
+                swap.drop_views(session, drawn.new_schema)
+                for text in views:
+                    session.execute(text.encode())
+            journal.point("online-views-built")
+
+    def _build(self, member: Member, index: Index) -> None:
+        """Build an index or constraint of a shadow, once, however often it is asked for."""
+        name = f"built {member.number} {index.name}"
+        if name in self._done:
+            return
+        done = {**self._done, name: True}
+        with self._builder() as session, self._site.transaction(session):
+            for text in writing.build(index, index.table or member.forward.into):
+                session.execute(text.encode())
+            self._keep(session, done=done)
+            journal.point("online-index-before-commit")
+        self._done = done
+        journal.point("online-index-built")
+
+    @contextmanager
+    def _builder(self) -> Iterator[Connection]:
+        """Open a session that builds on a shadow, which nobody but this change writes: no application waits for it."""
+        row = self._site.look.execute(_MEMORY).fetchone()
+        memory = self._spec.maintenance_memory or (f"{row[0]}kB" if row else "64MB")
+        pins = {"maintenance_work_mem": memory, "statement_timeout": "0"}
+        if self._spec.maintenance_workers is not None:
+            pins["max_parallel_maintenance_workers"] = str(self._spec.maintenance_workers)
+        session = self._site.open(**pins)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    # -- comparing
+
+    def verify(
+        self,
+        member: int,
+        pace: Callable[[], Pace],
+        note: Callable[[Verified], None],
+        boundary: Callable[[], None],
+    ) -> Verified:
+        """Compare every row, repair, compare again."""
+        with self._telling():
+            self._follow()
+            one = self._member(member)
+            drawn = self.blueprint
+
+            def settle() -> None:
+                self._drain(one, None, compare=False, direction=FORWARD)
+
+            verifier = verify.Verifier(
+                self._site, one.forward, drawn.log(one, FORWARD), drawn.id, one.number, FORWARD, settle=settle
+            )
+            return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
+
+    def verified(self) -> None:
+        """Record that the swap may come."""
+        with self._telling():
+            self._advance(Phase.SWAPPING)
+
+    def watch(self) -> None:
+        """Raise when somebody has changed the tables."""
+        now = clock.ticks()
+        if now - self._watched < WATCH_SECONDS or "signature" not in self._detail:
+            return
+        self._watched = now
+        with self._telling():
+            if self._reader is not None:
+                self._reader.check()
+            if self._phase in (Phase.REVERSIBLE, Phase.COMPLETED, Phase.ROLLED_BACK):
+                return
+            if watching.signature(self._site.look, self.blueprint, FORWARD) != self._detail["signature"]:
+                raise StepFailed(
+                    "somebody has changed the tables since the change began: "
+                    + ", ".join(str(member.table) for member in self.blueprint.members),
+                    hint="nothing was swapped: take the change back with `segue rollback`, and begin anew",
+                )
+
+    def parity(self) -> list[str]:
+        """Compare everything beside the rows."""
+        with self._telling():
+            return [
+                line
+                for member in self.blueprint.members
+                for line in parity.compare(self._site.look, self.blueprint, member)
+            ]
+
+    def slower(self) -> list[str]:
+        """Return statements that would be planned worse."""
+        with self._telling():
+            return planners.slower(self._site, self.blueprint)
+
+    # -- swapping
+
+    def rehearse(self, probes: int) -> Rehearsed:
+        """Try the swap's locks."""
+        with self._telling():
+            return swap.rehearse(self._site, self.blueprint, probes)
+
+    def swap(
+        self,
+        patience: Patience,
+        budget: float,
+        note: Callable[[str], None],
+        *,
+        most: int = 300,
+        cancel: Sequence[str] = (),
+    ) -> Swapped:
+        """Put the new tables in place."""
+        with self._telling():
+            self._follow()
+            if cancel:
+                swap.cancel(self._site, cancel, note)
+            swapped = self._swap(FORWARD, patience, budget, note, most, self._detail["signature"])
+            self._phase = Phase.REVERSIBLE
+            return swapped
+
+    def _swap(
+        self, direction: str, patience: Patience, budget: float, note: Callable[[str], None], most: int, expected: str
+    ) -> Swapped:
+        drawn = self.blueprint
+        for member in drawn.members:
+            if (direction, member.number) not in self._swappers:
+                flow = member.forward if direction == FORWARD else member.backward
+                self._swappers[(direction, member.number)] = Drainer(
+                    self._site.work, flow, drawn.log(member, direction), drawn.id, member.number, direction
+                )
+        reader = self._reader
+        key = EffectKey(self._key.execution, self._key.plan, self._key.plan_hash, self._key.step, direction, swap.SWAP)
+        return swap.swap(
+            self._site,
+            drawn,
+            {number: drainer for (way, number), drainer in self._swappers.items() if way == direction},
+            key,
+            direction=direction,
+            patience=patience,
+            budget=budget,
+            note=note,
+            most=most,
+            expected=expected,
+            barrier=reader.barrier if reader is not None and direction == FORWARD else None,
+        )
+
+    def complete(self, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]) -> None:
+        """Do what was left for after the swap."""
+        with self._telling():
+            direction = BACKWARD if self._phase is Phase.ROLLED_BACK else FORWARD
+            if direction == FORWARD and self._reader is not None:
+                self._reader.stop()
+                self._reader = None
+            if direction == FORWARD and self.blueprint.strategy == "ghost":
+                ghost.end(self._site, self.blueprint)
+            for member in self.blueprint.members:
+                for text in dependents.after(member, self.blueprint, direction):
+                    boundary()
+                    self._alone(text, patience, note)
+                    journal.point("online-completed-part")
+            if direction == FORWARD:
+                lines = parity.compare_after(self._site.look, self.blueprint)
+                for line in lines:
+                    note(f"not as before: {line}")
+                if "after" not in self._detail:
+                    self._detail = {
+                        **self._detail,
+                        "after": watching.signature(self._site.work, self.blueprint, BACKWARD),
+                        "parity": lines,
+                    }
+                    with self._site.transaction() as connection:
+                        self._keep(connection, detail=self._detail)
+
+    def _alone(self, text: str, patience: Patience, note: Callable[[str], None]) -> None:
+        """Run a statement that takes only weak locks, again where it could not have them at once."""
+        from segue.databases.postgresql import parse
+        from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, set_local
+
+        statements = parse.statements(text)
+
+        def attempt(piece: float) -> None:
+            with self._site.transaction() as connection:
+                set_local(connection, "lock_timeout", piece)
+                try:
+                    connection.execute(text.encode())
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                    raise NotThisTime from error
+
+        lock_in_slices(self._site.work, self._site.look, statements, patience, self._site.waits, attempt, note)
+
+    # -- the way back
+
+    def losses(self) -> list[Conflict]:
+        """Bring the old tables up to date; return what they cannot hold."""
+        with self._telling():
+            if self._phase is Phase.ROLLED_BACK:
+                return []
+            self._check_way_back()
+            for member in self.blueprint.members:
+                while True:
+                    drained = self._drain(member, None, compare=True, direction=BACKWARD)
+                    if drained.differing:
+                        raise StepFailed(
+                            f"{drained.differing:,} rows of {member.table} differ right after they were brought back",
+                            hint="is something else writing to the old table? Nothing was swapped back; look at it",
+                        )
+                    if drained.keys < FEW_KEYS:
+                        break
+            return conflicts.listed(self._site.look, self.blueprint, 1000, direction=BACKWARD)
+
+    def _check_way_back(self) -> None:
+        drawn = self.blueprint
+        if "after" not in self._detail:
+            return  # it was killed right after the swap, and nobody had time to change anything
+        if watching.signature(self._site.look, drawn, BACKWARD) != self._detail["after"]:
+            raise StepFailed(
+                "somebody has changed the new tables since the swap: the old ones are not their past any more",
+                hint="take that change back first; the way back stays open until the retention is over",
+            )
+
+    def swap_back(
+        self,
+        patience: Patience,
+        budget: float,
+        note: Callable[[str], None],
+        *,
+        most: int = 300,
+        lossy: bool = False,
+    ) -> Swapped:
+        """Put the old tables back."""
+        with self._telling():
+            if self._phase is Phase.ROLLED_BACK:
+                return Swapped(0.0, 0, 0)
+            self._check_way_back()
+            expected = watching.signature(self._site.work, self.blueprint, BACKWARD)
+            swapped = self._swap(BACKWARD, patience, budget, note, most, expected)
+            self._phase = Phase.ROLLED_BACK
+            return swapped
+
+    def conflicts(self, limit: int = 100) -> tuple[int, list[Conflict]]:
+        """Return how many rows are refused, and some of them."""
+        with self._telling():
+            return (
+                conflicts.count(self._site.look, self.blueprint),
+                conflicts.listed(self._site.look, self.blueprint, limit),
+            )
+
+    def backlog(self) -> int:
+        """Return about how many entries are in the logs."""
+        with self._telling():
+            return sum(
+                drain.backlog(self._site.look, self.blueprint.log(member, FORWARD)) for member in self.blueprint.members
+            )
+
+    # -- the end
+
+    def discard(self, patience: Patience, note: Callable[[str], None]) -> None:
+        """Remove everything that the change made."""
+        with self._telling():
+            if self._blueprint is None:
+                return
+            self._end_sessions()
+            if self.blueprint.strategy == "ghost":
+                ghost.end(self._site, self.blueprint)
+            swap.remove(self._site, self.blueprint, patience, note, direction=BACKWARD)
+            phase = Phase.ROLLED_BACK if self._phase is Phase.ROLLED_BACK else Phase.CANCELLED
+            with self._site.transaction() as connection:
+                self._keep(connection, phase=phase.value, ended_at=clock.now())
+            self._phase = phase
+
+    def retire(self, patience: Patience, note: Callable[[str], None]) -> None:
+        """End the way back."""
+        with self._telling():
+            self._end_sessions()
+            swap.remove(self._site, self.blueprint, patience, note, direction=FORWARD)
+            with self._site.transaction() as connection:
+                self._keep(connection, phase=Phase.COMPLETED.value, ended_at=clock.now())
+            self._phase = Phase.COMPLETED
+
+    def close(self) -> None:
+        """End sessions that were opened for this change."""
+        self._end_sessions()
+
+    # -- sessions and errors
+
+    def _follow(self) -> None:
+        """See that what the application writes is followed, where that needs a reader."""
+        if self.blueprint.strategy != "ghost" or self._reader is not None:
+            return
+        if self._phase in (Phase.COPYING_DATA, Phase.DRAINING, Phase.VERIFYING, Phase.SWAPPING):
+            self._reader = ghost.Reader(self._site, self.blueprint)
+            self._reader.start()
+
+    def _session(self) -> Connection:
+        session = self._site.open(synchronous_commit="off", jit="off")
+        self._sessions.append(session)
+        return session
+
+    def _end_sessions(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
+        for session in self._sessions:
+            session.close()
+        self._sessions.clear()
+        self._drainers.clear()
+        self._swappers.clear()
+
+    def _member(self, number: int) -> Member:
+        return next(member for member in self.blueprint.members if member.number == number)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Let no error of the driver's leave."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: psycopg.Error) -> SegueError:
+        sessions = [self._site.work, self._site.look, *self._sessions]
+        if any(session.closed for session in sessions) or isinstance(error, psycopg.errors.AdminShutdown):
+            return OutcomeUnknown(
+                f"the connection to {place(self._site.url)} was lost during an online change",
+                hint="run again: how far it is stands in the target",
+            )
+        return explain(error, place(self._site.url))
+
+
+def _system(connection: Connection) -> tuple[str, int]:
+    """Return what tells this server's history from any other's."""
+    row = connection.execute(
+        "select (select system_identifier::text from pg_catalog.pg_control_system()), "
+        "(select timeline_id from pg_catalog.pg_control_checkpoint())"
+    ).fetchone()
+    return (str(row[0]), int(row[1])) if row else ("", 0)
+
+
+def _run(connection: Connection, texts: Sequence[str]) -> None:
+    if texts:
+        connection.execute(";\n".join(texts).encode())
+
+
+def conflicts_of(
+    connection: Connection, execution: str, limit: int
+) -> tuple[int, list[Conflict], dict[str, list[str]]]:
+    """Return how many rows an execution's change refuses, some of them, and repairs by key, for a person to choose."""
+    row = connection.execute("select blueprint from segue.change where execution = %s", [execution]).fetchone()
+    if row is None:
+        return 0, [], {}
+    drawn = Blueprint.model_validate(row[0])
+    found = conflicts.listed(connection, drawn, limit)
+    repairs: Mapping[str, list[str]] = {
+        json.dumps(dict(conflict.key)): conflicts.repairs(conflict, drawn) for conflict in found
+    }
+    return conflicts.count(connection, drawn), found, dict(repairs)

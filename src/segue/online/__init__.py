@@ -1,0 +1,1 @@
+"""The workflow of an online schema change, whatever the database."""

@@ -1,0 +1,406 @@
+"""Drives an online schema change from its first look at the tables to the swap, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from segue import clock
+from segue.engine import journal
+from segue.engine.control import CancelRequested
+from segue.errors import LockNotGranted, StepFailed, WouldLose
+from segue.model.lifecycles import OnlineChangePhase as Phase
+from segue.ports import FORWARD, Observed, Pace, Patience, Shared
+from segue.rows.chunks import Remainder
+from segue.rows.walk import Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segue.model.online import ChangeSpec, Chosen, Conflict, Drained, Member, Verified
+    from segue.ports import Batch, StepRun
+    from segue.ports.online import ChangeRecord, OnlineChange
+
+#: The part of a change's history that says "all of it".
+WHOLE = -2
+#: So many keys at most are drained under the swap's locks; a swap that finds more gives up, and drains before it.
+FEW_KEYS = 300
+#: The longest the swap's locks should be held, in seconds.
+SWAP_BUDGET = 1.0
+#: How long a try for the swap's locks goes on before what has come meanwhile is drained.
+TRY_SECONDS = 5.0
+#: How often what is touched is brought up to date while the swap waits for somebody.
+IDLE_SECONDS = 1.0
+#: Keys in a drain while the change still catches up.
+DRAIN_KEYS = 2_000
+#: How many of its waits a swap tells about.
+TOLD_EVERY = 30.0
+#: How often a source may be emptied before it is given up.
+RESTARTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a change is to go: sizes, patience, and when the swap may be."""
+
+    workers: int = 1
+    seconds: float = 0.3
+    largest: int = 50_000
+    postponed: bool = False
+    reversible: bool = True
+    retention_days: int = 7
+    cancel_blockers: tuple[str, ...] = ()
+    lossy: bool = False
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Workflow:
+    """One change, driven in one direction by one process. What is done is in the target; this asks it, and goes on."""
+
+    def __init__(self, run: StepRun, spec: ChangeSpec, manner: Manner) -> None:
+        self._run = run
+        self._spec = spec
+        self._manner = manner
+        self._told = 0.0
+        #: Each with its name, and when it began and ended, in seconds since the epoch.
+        self._phases: list[list[Any]] = []
+        self._change: OnlineChange
+        self._record: ChangeRecord
+        self._chosen: Chosen
+
+    def forward(self) -> None:
+        """Change the tables; when it returns, the new ones are in place."""
+        run = self._run
+        if run.target.observe(run.key(WHOLE)) is Observed.DONE:
+            return
+        self._change = run.target.online(run.key(0), self._spec)
+        try:
+            self._open()
+            self._go()
+        except CancelRequested as cancelled:
+            if self._change.phase not in (Phase.REVERSIBLE, Phase.COMPLETED):
+                run.note("cancelled: what was made for the change is removed")
+                self._change.discard(run.patience, run.note)
+            self._record.stop(cancelled)
+            raise
+        except BaseException as error:
+            if hasattr(self, "_record"):
+                self._record.stop(error)
+            raise
+        finally:
+            self._change.close()
+
+    def backward(self) -> None:
+        """Take the change back, with everything that was written since; whatever part of it was done."""
+        run = self._run
+        if not run.target.parts(run.key(0).execution, run.key(0).step, FORWARD) and not run.target.changing(run.key(0)):
+            return
+        self._change = run.target.online(run.key(0, FORWARD), self._spec)
+        try:
+            self._open()
+            if self._chosen.native:
+                self._native_back()
+            elif self._change.phase in (Phase.REVERSIBLE, Phase.COMPLETED):
+                self._swap_back()
+            self._change.discard(run.patience, run.note)
+            self._record.phase(Phase.ROLLED_BACK)
+            run.target.mark(run.key(WHOLE), {})
+        except BaseException as error:
+            if hasattr(self, "_record"):
+                self._record.stop(error)
+            raise
+        finally:
+            self._change.close()
+
+    # -- forward
+
+    def _open(self) -> None:
+        run = self._run
+        self._chosen = self._change.prepare(run.note)
+        words = self._manner.words
+        self._record = run.changing(
+            words,
+            table=self._chosen.members[0].table if self._chosen.members else str(words.get("table", "")),
+            retention_days=self._manner.retention_days,
+        )
+        self._record.chosen(self._chosen)
+
+    def _go(self) -> None:
+        run, change = self._run, self._change
+        run.note(f"{self._chosen.strategy}: " + "; ".join(self._chosen.reasons))
+        for warning in self._chosen.warnings:
+            run.note(warning)
+        if self._chosen.native:
+            self._native()
+            return
+        acts: dict[Phase, Callable[[], None]] = {
+            Phase.CREATING_SHADOW: lambda: change.create(run.patience, run.note),
+            Phase.CAPTURING: lambda: change.capture(run.patience, run.note),
+            Phase.COPYING_DATA: self._copy,
+            Phase.DRAINING: self._settle,
+            Phase.VERIFYING: self._verify,
+            Phase.SWAPPING: self._swap,
+        }
+        while (phase := change.phase) in acts:
+            run.boundary()
+            with self._timed(phase):
+                acts[phase]()
+            journal.point(f"online-{phase.value}-done")
+        with self._timed(Phase.REVERSIBLE, tell=False):
+            change.complete(run.patience, run.note, run.boundary)
+        run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
+        if self._manner.reversible:
+            self._record.phase(Phase.REVERSIBLE)
+        else:
+            change.retire(run.patience, run.note)
+            self._record.phase(Phase.COMPLETED)
+
+    @contextmanager
+    def _timed(self, phase: Phase, *, tell: bool = True) -> Iterator[None]:
+        """Record a phase, and when it began and ended."""
+        if tell:
+            self._record.phase(phase)
+        began = clock.now()
+        try:
+            yield
+        finally:
+            self._phases.append([phase.value, began.timestamp(), clock.now().timestamp()])
+            self._run.keep(phases=self._phases)
+
+    def _native(self) -> None:
+        """Run PostgreSQL's own online forms, one effect each."""
+        run = self._run
+        self._record.phase(Phase.SWAPPING)
+        for part, text in enumerate(self._chosen.native):
+            run.boundary()
+            run.do(part, run.database.statements(text))
+        run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
+        self._record.phase(Phase.COMPLETED)
+
+    def _copy(self) -> None:
+        change, run = self._change, self._run
+        total = sum(member.rows for member in self._chosen.members)
+        before = 0
+        for member in self._chosen.members:
+            work = change.copying(member.number, run.patience)
+            counted = _Counted(lambda rows: self._record.progress(rows, total, run.pace()), before)
+            walk = Walk(
+                Shared(work, self._manner.seconds, self._manner.largest),
+                Remainder.of(work.progress(loose=True)),
+                size=min(2000, self._manner.largest),
+                workers=self._manner.workers,
+                patience=run.patience.work,
+                boundary=self._boundary,
+                pace=run.pace,
+                slots=lambda wanted: wanted,
+                note=counted.note,
+            )
+            counted.known(work.board.known())
+            walk.go()
+            before = counted.rows
+            run.note(f"{member.table}: {before:,} rows copied")
+        change.copied()
+
+    def _settle(self) -> None:
+        """Bring the shadows up to date, give them their indexes, and begin the copy anew where a source was emptied."""
+        self._change.settle(self._run.patience, self._run.note, self._boundary)
+
+    def _verify(self) -> None:
+        run, change = self._run, self._change
+        for member in self._chosen.members:
+            verified = change.verify(member.number, run.pace, partial(self._seen, member), self._boundary)
+            if change.phase is not Phase.VERIFYING:
+                return  # the source was emptied: the copy begins anew
+            self._seen(member, verified)
+            run.note(
+                f"{member.table}: {verified.rows:,} rows compared with the new table, "
+                f"{verified.differing:,} of them had to be repaired"
+            )
+        lines = change.parity()
+        if lines:
+            raise StepFailed(
+                "the new table is not what the old one is, beside what was asked for",
+                details=lines,
+                hint="nothing was swapped; make good what is named, or take the change back with `segue rollback`",
+            )
+        for line in change.slower():
+            run.note(f"could become slower: {line}")
+        change.verified()
+
+    def _seen(self, member: Member, verified: Verified) -> None:
+        self._record.verified(member.number, verified)
+
+    def _swap(self) -> None:
+        """Catch up, wait for whoever has to decide, and swap as soon as the locks are to be had."""
+        run, change = self._run, self._change
+        deadline = clock.ticks() + run.patience.locks
+        asked = False
+        while True:
+            self._boundary()
+            if self._catch_up():
+                return  # emptied: the copy begins anew
+            count, some = change.conflicts(5)
+            if count:
+                self._tell(
+                    f"the swap waits: {count:,} rows do not fit the new definition (`segue change conflicts` lists "
+                    f"them and offers repairs): {_show(some)}"
+                )
+                self._idle()
+                deadline = clock.ticks() + run.patience.locks
+                continue
+            if self._manner.postponed and run.tuned().get("cutover") != "now":
+                self._tell("the swap waits for `segue change cutover`; the new table is kept current")
+                self._idle()
+                deadline = clock.ticks() + run.patience.locks
+                continue
+            if not asked:
+                seen = change.rehearse(3)
+                words = f"the swap's locks were to be had in {seen.granted} of {seen.probes} tries"
+                run.note(words + "".join(f"; in the way: {line}" for line in seen.blockers[:3]))
+                asked = True
+                self._record.measure(rehearsed=seen.granted, probes=seen.probes)
+            left = deadline - clock.ticks()
+            try:
+                swapped = change.swap(
+                    Patience(locks=max(0.1, min(TRY_SECONDS, left)), work=run.patience.work),
+                    SWAP_BUDGET,
+                    run.note,
+                    most=FEW_KEYS,
+                    cancel=tuple(run.tuned().get("cancel_blockers") or self._manner.cancel_blockers),
+                )
+            except LockNotGranted:
+                if left <= TRY_SECONDS:
+                    raise
+                continue
+            break
+        self._record.measure(
+            swap_lock_ms=round(swapped.milliseconds, 2), swap_tries=swapped.tries, swap_keys=swapped.keys
+        )
+        run.note(
+            f"swapped: locks held for {swapped.milliseconds:.0f} ms, {swapped.keys} keys brought up to date under them"
+        )
+
+    # -- backward
+
+    def _native_back(self) -> None:
+        run = self._run
+        for part, text in enumerate(self._chosen.native_back):
+            run.do(part, run.database.statements(text))
+
+    def _swap_back(self) -> None:
+        run, change = self._run, self._change
+        deadline = clock.ticks() + run.patience.locks
+        while True:
+            self._boundary()
+            lost = change.losses()
+            if lost and not self._manner.lossy:
+                raise WouldLose(
+                    f"taking the change back would lose {len(lost):,} rows that the old table cannot hold",
+                    details=[_line(conflict) for conflict in lost[:20]],
+                    hint="change these rows so that they fit, then `segue rollback` again; nothing was changed",
+                )
+            try:
+                swapped = change.swap_back(
+                    Patience(locks=max(0.1, min(TRY_SECONDS, deadline - clock.ticks())), work=run.patience.work),
+                    SWAP_BUDGET,
+                    run.note,
+                    most=FEW_KEYS,
+                    lossy=self._manner.lossy,
+                )
+            except LockNotGranted:
+                if clock.ticks() > deadline:
+                    raise
+                continue
+            break
+        self._record.measure(swap_back_lock_ms=round(swapped.milliseconds, 2))
+        run.note(f"swapped back: locks held for {swapped.milliseconds:.0f} ms")
+        change.complete(run.patience, run.note, run.boundary)
+
+    # -- both
+
+    def _catch_up(self) -> bool:
+        """Drain until few keys are left; return whether a source was emptied, and the copy has to begin anew."""
+        for member in self._chosen.members:
+            while True:
+                self._boundary()
+                began = clock.ticks()
+                drained = self._change.drain(member.number, None, compare=True)
+                if drained.emptied:
+                    self._run.note(f"{member.table} was emptied by TRUNCATE: the copy begins anew")
+                    self._change.restart()
+                    return True
+                self._check(member, drained)
+                if drained.keys <= FEW_KEYS // 3:
+                    break
+                self._rest(clock.ticks() - began)
+            self._record.synced(member.number)
+        return False
+
+    def _check(self, member: Member, drained: Drained) -> None:
+        if drained.differing:
+            self._record.synced(member.number, diverged=True)
+            raise StepFailed(
+                f"{member.table}: {drained.differing:,} rows differ from the new table's right after they were copied",
+                hint="is something else writing to the new table? Nothing was swapped; look at it, then roll back",
+            )
+
+    def _boundary(self) -> None:
+        """Stop here when somebody asks for it, or when somebody has changed the tables meanwhile."""
+        self._run.boundary()
+        self._change.watch()
+
+    def _rest(self, worked: float) -> None:
+        """Leave the application the share of the time that the throttle says."""
+        pace: Pace = self._run.pace()
+        while pace.duty <= 0:
+            self._tell(f"waiting: {pace.reason}")
+            self._boundary()
+            clock.sleep(0.2)
+            pace = self._run.pace()
+        if pace.duty < 1:
+            clock.sleep(min(5.0, worked * (1 / pace.duty - 1)))
+
+    def _idle(self) -> None:
+        until = clock.ticks() + IDLE_SECONDS
+        while clock.ticks() < until:
+            self._boundary()
+            clock.sleep(0.2)
+
+    def _tell(self, words: str) -> None:
+        """Say why it waits, now and then."""
+        now = clock.ticks()
+        if not self._told or now - self._told > TOLD_EVERY:
+            self._told = now
+            self._run.note(words)
+
+
+class _Counted:
+    """Counts the rows of a copy as its batches come in."""
+
+    def __init__(self, tell: Callable[[int], None], before: int) -> None:
+        self._tell = tell
+        self._before = before
+        self._rows: dict[int, int] = {}
+
+    @property
+    def rows(self) -> int:
+        return sum(self._rows.values())
+
+    def known(self, batches: Sequence[Batch]) -> None:
+        self._rows.update((batch.number, batch.rows) for batch in batches)
+
+    def note(self, batches: Sequence[Batch]) -> None:
+        self.known(batches)
+        self._tell(self._before + self.rows)
+
+
+def _show(conflicts: Sequence[Conflict]) -> str:
+    return "; ".join(_line(conflict) for conflict in conflicts[:3])
+
+
+def _line(conflict: Conflict) -> str:
+    key = ", ".join(f"{name} = {value}" for name, value in conflict.key.items())
+    return f"{conflict.table} ({key}): {conflict.message}"
