@@ -51,6 +51,7 @@ def demo(
         segue demo --scale 1 --json
         segue demo --scenario online
     """
-    from segue.demo import show
+    from segue.demo import online, show
 
-    return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep, scenario=scenario)
+    scene = online.OnlineShow if scenario is Scenario.ONLINE else show.Show
+    return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep, scene=scene)

@@ -78,7 +78,7 @@ class OnlineShow(Show):
     """See `segue.demo.show.Show`."""
 
     narrow = True
-    _report: OnlineReport
+    reported = OnlineReport
 
     def run(self) -> None:
         """Do it all, in order."""

@@ -114,7 +114,7 @@ def demo(
     rate: float = 150.0,
     alone: float = 6.0,
     keep: bool = False,
-    scenario: str = "plan",
+    scene: type[Show] | None = None,
 ) -> int:
     """Run the demo and print its report; returns 0 only if all is well, 1 when something was lost or is wrong.
 
@@ -126,14 +126,8 @@ def demo(
 
     folder = prepare_folder(Path(tempfile.gettempdir()) / f"segue-demo-{os.getpid()}-{secrets.token_hex(3)}")
     before = signal.signal(signal.SIGTERM, _interrupt)
-    report: Report
-    scene: type[Show]
-    if scenario == "online":
-        from segue.demo import online
-
-        report, scene = online.OnlineReport(), online.OnlineShow
-    else:
-        report, scene = Report(), Show
+    scene = scene or Show
+    report = scene.reported()
     try:
         with contextlib.ExitStack() as stack:
             if not keep:
@@ -158,6 +152,7 @@ class Show:
 
     #: Whether orders have 32-bit numbers at first.
     narrow = False
+    reported: type[Report] = Report
 
     def __init__(
         self,
@@ -175,7 +170,7 @@ class Show:
         self._rate = rate
         self._alone = alone
         self._screen = screen
-        self._report = report
+        self._report: Any = report
         self._stack = stack
         self._filled = _backfilled()
         #: Rows of each table that a backfill fills.
