@@ -138,7 +138,7 @@ class HandMade:
         """Return how many entries are in the log."""
         return backlog(self.site.look, self.log)
 
-    def keys(self) -> list[tuple[Any, ...]]:
+    def touched(self) -> list[tuple[Any, ...]]:
         """Return the logged keys, each once, in order."""
         names = ", ".join(f"segue_k{number}" for number, _ in enumerate(self.flow.key, 1))
         return rows(self.url, f"SELECT DISTINCT {names} FROM {self.log} ORDER BY {names}")
