@@ -206,7 +206,8 @@ class Workflow:
 
     def _settle(self) -> None:
         """Bring the shadows up to date, give them their indexes, and begin the copy anew where a source was emptied."""
-        self._change.settle(self._run.patience, self._run.note, self._boundary)
+        run = self._run
+        self._change.settle(run.patience, run.note, self._boundary, run.pace, self._rest)
 
     def _verify(self) -> None:
         run, change = self._run, self._change

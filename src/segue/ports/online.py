@@ -64,9 +64,17 @@ class OnlineChange(Protocol):
         """
         ...
 
-    def settle(self, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]) -> None:
+    def settle(
+        self,
+        patience: Patience,
+        note: Callable[[str], None],
+        boundary: Callable[[], None],
+        pace: Callable[[], Pace],
+        rest: Callable[[float], None],
+    ) -> None:
         """Give the shadows their keys, drain, build their other indexes, and gather statistics.
 
+        `rest` is called with the seconds that a drain took, and waits as long as the pace says.
         Rows that a new index refuses become conflicts. After it, drains keep unique values apart by taking a whole
         snapshot at a time.
         """

@@ -38,14 +38,14 @@ from segue.errors import OutcomeUnknown, SegueError, StepFailed
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.model.online import Chosen, Drained, Swapped
 from segue.model.online import Member as SeenMember
-from segue.ports import BACKWARD, FORWARD, EffectKey, Patience
+from segue.ports import BACKWARD, FORWARD, EffectKey, Pace, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec, Conflict, Rehearsed, Verified
-    from segue.ports import ChunkedWork, Pace
+    from segue.ports import ChunkedWork
 
 #: How often the definition of the tables is looked at while work goes on.
 WATCH_SECONDS = 1.0
@@ -76,6 +76,7 @@ class PostgresChange:
         self._swappers: dict[tuple[str, int], Drainer] = {}
         self._reader: ghost.Reader | None = None
         self._watched = 0.0
+        self._pace: Callable[[], Pace] = Pace
         self._blueprint: Blueprint | None = None
         self._phase = Phase.PENDING
         self._round = 1
@@ -345,18 +346,31 @@ class PostgresChange:
             return replace(drained, emptied=False)
         return drained
 
-    def settle(self, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]) -> None:
+    def settle(
+        self,
+        patience: Patience,
+        note: Callable[[str], None],
+        boundary: Callable[[], None],
+        pace: Callable[[], Pace],
+        rest: Callable[[float], None],
+    ) -> None:
         """Key, drain, build the other indexes, and make everything on the shadows that the swap would have to make."""
         with self._telling():
             self._follow()
             for member in self.blueprint.members:
-                if not self._settle(member, patience, note, boundary):
+                self._pace = pace
+                if not self._settle(member, patience, note, boundary, rest):
                     return
             self._advance(Phase.VERIFYING, done={})
             self._done = {}
 
     def _settle(
-        self, member: Member, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]
+        self,
+        member: Member,
+        patience: Patience,
+        note: Callable[[str], None],
+        boundary: Callable[[], None],
+        rest: Callable[[float], None],
     ) -> bool:
         """Return False when the source was emptied: the copy begins anew."""
         site, drawn = self._site, self.blueprint
@@ -368,7 +382,7 @@ class PostgresChange:
             self._tick(f"keyed {name}")
             journal.point("online-keyed")
         if f"indexed {name}" not in self._done:
-            if not self._level(member, boundary):
+            if not self._level(member, boundary, rest):
                 self.restart()
                 return False
             for index in member.indexes:
@@ -387,7 +401,7 @@ class PostgresChange:
         journal.point("online-vacuumed")
         return True
 
-    def _level(self, member: Member, boundary: Callable[[], None]) -> bool:
+    def _level(self, member: Member, boundary: Callable[[], None], rest: Callable[[float], None]) -> bool:
         """Drain until the shadow equals the table as one snapshot sees it: no unique value stands twice then.
 
         Returns False when the source was emptied, and the copy begins anew.
@@ -395,9 +409,11 @@ class PostgresChange:
         drained = Drained(keys=DRAIN_KEYS)
         while drained.keys >= FEW_KEYS:
             boundary()
+            began = clock.ticks()
             drained = self._drain(member, DRAIN_KEYS, compare=False, direction=FORWARD)
             if drained.emptied:
                 return False
+            rest(clock.ticks() - began)
         return not self._drain(member, None, compare=False, direction=FORWARD).emptied
 
     def _dress(self, member: Member, patience: Patience, note: Callable[[str], None]) -> None:
@@ -441,6 +457,9 @@ class PostgresChange:
         pins = {"maintenance_work_mem": memory, "statement_timeout": "0"}
         if self._spec.maintenance_workers is not None:
             pins["max_parallel_maintenance_workers"] = str(self._spec.maintenance_workers)
+        elif self._pace().duty < 1:
+            # A build cannot be slowed down, but it need not take more than one processor from the application.
+            pins |= {"max_parallel_maintenance_workers": "0", "vacuum_cost_delay": "1ms"}
         session = self._site.open(**pins)
         try:
             yield session
