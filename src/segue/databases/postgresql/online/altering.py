@@ -142,7 +142,7 @@ class Alteration:
                 return []
         else:
             raise StepFailed(f"RENAME TO does not belong in an online change: {_ALONE}")
-        return [_deparsed(node, clone)]
+        return [deparsed(node, clone)]
 
     # -- altering
 
@@ -166,7 +166,7 @@ class Alteration:
                 kept.append(copied)
         del statement.cmds[:]
         statement.cmds.extend(kept)
-        return [_deparsed(node, clone)] if kept else []
+        return [deparsed(node, clone)] if kept else []
 
     def _stays(self, part: str, command: Any, text: str, before: Mapping[str, Value | None]) -> bool:
         """Follow a command; return whether it is for the clone. Foreign keys are taken out of it."""
@@ -217,7 +217,7 @@ class Alteration:
         if column not in before:
             return  # the server will say so
         value = before[column]
-        type_ = _type_text(definition.type_name)
+        type_ = type_text(definition.type_name)
         if using.WhichOneof("node") is None:
             if value is not None:
                 self.values[column] = Value(
@@ -230,7 +230,7 @@ class Alteration:
                 f'"{text}": {volatile[0]}() gives another value each time, and no row could be compared with its copy',
                 hint="let USING depend on the row alone",
             )
-        own = _own_column(using)
+        own = own_column(using)
         copied = pb.Node()
         copied.CopyFrom(using)
         self._substitute(copied, text, before)
@@ -333,13 +333,13 @@ class Alteration:
         number = 0
         while True:
             end = "_fkey" + (str(number) if number else "")
-            found = _shortened(self._table.name, "_".join(columns), end)
+            found = shortened(self._table.name, "_".join(columns), end)
             if found not in taken:
                 return found
             number += 1
 
 
-def _shortened(table: str, columns: str, end: str) -> str:
+def shortened(table: str, columns: str, end: str) -> str:
     """Return the parts as one name of at most 63 bytes, the longer one shortened, as the server does it."""
     room = 63 - len(end) - 1
     one, two = table.encode(), columns.encode()
@@ -366,14 +366,14 @@ def _deparse(node: Any) -> str:
     return str(deparse(tree))
 
 
-def _deparsed(node: Any, clone: Place) -> str:
+def deparsed(node: Any, clone: Place) -> str:
     """Return a statement with another table in it."""
     relation = node.rename_stmt.relation if node.WhichOneof("node") == "rename_stmt" else node.alter_table_stmt.relation
     relation.schemaname, relation.relname = clone.schema_name, clone.name
     return _deparse(node)
 
 
-def _type_text(type_name: Any) -> str:
+def type_text(type_name: Any) -> str:
     """Return a type as it was written."""
     node = parse.node("SELECT NULL::integer")
     node.select_stmt.target_list[0].res_target.val.type_cast.type_name.CopyFrom(type_name)
@@ -390,7 +390,7 @@ def _expression(node: Any) -> str:
     return _deparse(holder).removeprefix("SELECT ")
 
 
-def _own_column(node: Any) -> str | None:
+def own_column(node: Any) -> str | None:
     """Return the column that an expression is, cast or not; None for any other expression."""
     while node.WhichOneof("node") == "type_cast":
         node = node.type_cast.arg
