@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segue.cli import output
+from segue.cli import _yaml, output
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
 from segue.errors import ExitCode
@@ -133,7 +133,7 @@ def show(
         )
         return
     if yaml:
-        output.data(_as_yaml(document))
+        output.data(_yaml.plan(document))
         return
     output.fields(
         [
@@ -355,27 +355,3 @@ def _draws(encoding: str | None) -> bool:
     except (LookupError, UnicodeEncodeError):
         return False
     return True
-
-
-def _as_yaml(document: dict[str, Any]) -> str:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Writes texts of several lines as blocks, as a person would."""
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    first = ("plan", "version", "description")
-    keys = [*first, *(key for key in sorted(document) if key not in (*first, "steps")), "steps"]
-    ordered = {key: document[key] for key in keys if key in document}
-    ordered["steps"] = [_step_in_order(step) for step in document["steps"]]
-    return yaml.dump(ordered, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
-
-
-def _step_in_order(step: dict[str, Any]) -> dict[str, Any]:
-    """Put name and kind first: the store keeps keys in an order of its own."""
-    first = ("name", "kind", "description", "needs", "sql", "table", "set", "where", "query")
-    keys = [*(key for key in first if key in step), *(key for key in sorted(step) if key not in first)]
-    return {key: step[key] for key in keys}

@@ -197,7 +197,10 @@ class Change:
             self._compared.clear()
         self._percent = max(self._percent, _BEGINS.get(phase, 0.0))
         if phase in (OnlineChangePhase.REVERSIBLE, *_OVER, OnlineChangePhase.FAILED):
-            self._metrics.pop("waiting", None)
+            for name in ("waiting", "blockers", "slowed"):
+                self._metrics.pop(name, None)
+        if phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED):
+            self._metrics.setdefault("swapped_at", clock.now().isoformat())
 
         def write(session: Session, again: bool) -> None:
             row = self._row(session)

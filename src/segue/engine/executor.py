@@ -37,6 +37,7 @@ from segue.model.lifecycles import ExecutionStatus, StepRunStatus
 from segue.model.online import Alteration
 from segue.model.quantities import duration
 from segue.model.vocabulary import ChangeType
+from segue.model.windows import Window
 from segue.ports import BACKWARD, FORWARD, Approved, EffectKey, Observed, Pace, Patience
 
 if TYPE_CHECKING:
@@ -201,7 +202,6 @@ class StepRun:
         executor = self._executor
         suffix = "" if self.direction == FORWARD else "/rollback"
         job = Job(
-            executor.store,
             executor.record,
             work,
             name=f"{executor.work.job_prefix}/{self.params.name}{suffix}",
@@ -268,7 +268,12 @@ class Executor:
                 with suppress(TargetUnreachable):
                     self._tuning = self.record.tuning()
                 self._tuned_at = now
-            return self._tuning
+            tuning = self._tuning
+        if tuning.get("cutover") != "now" and tuning.get("window"):
+            # While its window is open a change may swap as if somebody had said so just now.
+            opened = Window.parse(tuning["window"]).open_at(clock.now()) is not None
+            return {**tuning, "cutover": "now" if opened else "postponed"}
+        return tuning
 
     def count_rows(self, rows: int) -> None:
         """Count rows written, for the metrics."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from segue.model.vocabulary import ChangeType
 
+#: What people may set for a change while it runs, beside the throttle's limits; kept with those.
+TUNABLE = ("cutover", "cancel_blockers", "chunk_seconds", "window")
+
 
 @dataclass(frozen=True, slots=True)
 class TableChange:

@@ -139,6 +139,7 @@ class Pacing:
             latency = self._latency
             return {
                 "at": clock.now().isoformat(),
+                "settings": self._wanted.settings.given,
                 "state": self._state(pace),
                 "duty": round(pace.duty, 4),
                 "workers": pace.workers,

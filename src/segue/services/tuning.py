@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.errors import Blocked, ConfigurationError, UsageError
 from segue.model.lifecycles import ExecutionStatus
+from segue.model.online import TUNABLE
 from segue.model.throttling import DEFAULTS, ThrottleSettings, settings_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def pacing(store: Store, execution: str, plan: ThrottleSettings | None, steps: S
 def tune(session: Session, row: ExecutionRow, changes: Mapping[str, Any], *, actor: str, reset: bool = False) -> None:
     """Change an execution's own limits, with an entry in the ledger; who drives it follows within seconds.
 
-    `reset` takes back what was set before. Raises Blocked when the execution is over, UsageError for what is no limit.
+    What is set of its online change (`TUNABLE`) is kept beside them; None takes one of these back. `reset` takes the
+    limits back that were set before. Raises Blocked when the execution is over, UsageError for what is no limit.
     """
     from segue.store import ledger
 
@@ -54,8 +56,9 @@ def tune(session: Session, row: ExecutionRow, changes: Mapping[str, Any], *, act
             f'execution {row.id} of "{row.plan.plan_name}" is {row.status}: there is nothing left to throttle',
             hint="`segue throttle --env ENVIRONMENT` sets limits for the runs to come",
         )
-    before = {} if reset else row.tuning
-    row.tuning = merged(before, changes)
+    limits = merged({} if reset else limits_in(row.tuning), limits_in(changes))
+    rest = {**change_in(row.tuning), **change_in(changes)}
+    row.tuning = {**limits, **{name: value for name, value in rest.items() if value is not None}}
     ledger.append(
         session,
         actor=actor,
@@ -64,6 +67,16 @@ def tune(session: Session, row: ExecutionRow, changes: Mapping[str, Any], *, act
         subject_id=row.id,
         detail={"changes": dict(changes), "reset": reset, "tuning": row.tuning},
     )
+
+
+def limits_in(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the throttle's limits among what is set for an execution."""
+    return {name: value for name, value in tuning.items() if name not in TUNABLE}
+
+
+def change_in(tuning: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is set for an execution's online change."""
+    return {name: value for name, value in tuning.items() if name in TUNABLE}
 
 
 def tune_environment(
@@ -135,7 +148,7 @@ def describe(row: ExecutionRow, plan: ThrottleSettings | None, *, driven: bool) 
         "environment": row.environment.name,
         "status": row.status,
         "driven": driven,
-        "tuning": row.tuning,
+        "tuning": limits_in(row.tuning),
         "limits": limits,
         "replicas": expected(row.environment),
         "throttle": measured or None,
@@ -155,7 +168,7 @@ def _levels(row: ExecutionRow, plan: ThrottleSettings | None) -> dict[str, Throt
     for level, values in (
         ("environment", _limits(row.environment)),
         ("plan", plan.given if plan is not None else {}),
-        ("execution", row.tuning),
+        ("execution", limits_in(row.tuning)),
     ):
         try:
             levels[level] = settings_of(values)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from segue.store import Store
     from segue.store.tables.executions import ExecutionRow
+    from segue.store.tables.online import OnlineChangeRow
 
 # Without a sign of life for this long, the process that drove an execution is taken for dead.
 SILENT_AFTER = timedelta(seconds=8)
@@ -165,6 +166,7 @@ def _steps(session: Session, row: ExecutionRow) -> dict[str, dict[str, Any]]:
         (job.step_name, job.job_name.endswith("/rollback")): job
         for job in session.scalars(select(JobRow).where(JobRow.execution_id == row.id))
     }
+    changes = {change.step_name: change for change in online_changes(session, row)}
     batches = _batches(session, row) if jobs else {}
     runs: dict[str, dict[str, Any]] = {}
     for run in sorted(row.step_runs, key=lambda run: (run.direction == BACKWARD, run.step_number)):
@@ -206,7 +208,80 @@ def _steps(session: Session, row: ExecutionRow) -> dict[str, dict[str, Any]]:
                 "batches_total": _all_batches(job.status, job.total_rows, job.processed_rows, done, left),
                 "estimated_completion": job.estimated_completion,
             }
+        change = changes.get(run.step_name)
+        if change is not None:
+            entry["change"] = describe_change(change)
     return runs
+
+
+def online_changes(session: Session, row: ExecutionRow) -> Sequence[OnlineChangeRow]:
+    """Return the online changes of an execution."""
+    from sqlalchemy import select
+
+    from segue.store.tables.online import OnlineChangeRow
+
+    query = select(OnlineChangeRow).where(OnlineChangeRow.execution_id == row.id)
+    return session.scalars(query.order_by(OnlineChangeRow.started_at)).all()
+
+
+def describe_change(row: OnlineChangeRow) -> dict[str, Any]:
+    """Return an online change as JSON values, with its shadow tables.
+
+    `waiting` says why there is no swap yet, `slowed` why it is not faster; `rows_compared` counts while it verifies.
+    """
+    metrics: Mapping[str, Any] = row.performance_metrics or {}
+    swapped = datetime.fromisoformat(metrics["swapped_at"]) if metrics.get("swapped_at") else None
+    days = max((shadow.retention_days for shadow in row.shadows), default=None)
+    verified: Mapping[str, Any] = metrics.get("verified") or {}
+    return {
+        "change": row.change_name,
+        "execution": row.execution_id,
+        "step": row.step_name,
+        "table": row.table_name,
+        "type": row.change_type,
+        "column": row.column_name,
+        "index": row.index_name,
+        "strategy": row.strategy,
+        "reasons": metrics.get("reasons") or [],
+        "warnings": metrics.get("warnings") or [],
+        "phase": row.phase,
+        "percent": row.progress_percent,
+        "rows_copied": row.rows_copied,
+        "rows_compared": sum(one["rows"] for one in verified.values()) if verified else None,
+        "total_rows": row.total_rows,
+        "rows_per_second": metrics.get("rows_per_second"),
+        "impact": row.impact_level,
+        "throttling": row.throttling,
+        "slowed": metrics.get("slowed"),
+        "conflicts": metrics.get("conflicts") or 0,
+        "waiting": metrics.get("waiting"),
+        "blockers": metrics.get("blockers") or [],
+        "started_at": row.started_at,
+        "estimated_completion": row.estimated_completion,
+        "completed_at": row.completed_at,
+        "swapped_at": swapped,
+        "reversible_until": (
+            swapped + timedelta(days=days) if swapped and days is not None and row.phase == "reversible" else None
+        ),
+        "metrics": metrics,
+        "spec": row.change_spec,
+        "shadows": [
+            {
+                "original": shadow.original_table,
+                "shadow": shadow.shadow_table,
+                "active": shadow.is_active,
+                "sync": shadow.sync_status,
+                "last_sync_at": shadow.last_sync_at,
+                "checksum_original": shadow.checksum_original,
+                "checksum_shadow": shadow.checksum_shadow,
+                "rows_original": shadow.row_count_original,
+                "rows_shadow": shadow.row_count_shadow,
+                "retention_days": shadow.retention_days,
+                "marked_for_cleanup": shadow.marked_for_cleanup,
+            }
+            for shadow in row.shadows
+        ],
+    }
 
 
 def _batches(session: Session, row: ExecutionRow) -> dict[str, tuple[int, int]]:

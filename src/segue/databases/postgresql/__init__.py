@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
-    from segue.model.online import Alteration
+    from segue.model.online import Alteration, Conflict
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
 
@@ -31,6 +31,29 @@ class PostgreSQL:
         from segue.databases.postgresql.alterations import alterations
 
         return alterations(sql)
+
+    def alter_tables(self, sql: str) -> list[tuple[str, str]]:
+        """Split ALTER TABLE statements into the table and what comes after it."""
+        from segue.databases.postgresql.alterations import alter_tables
+
+        return alter_tables(sql)
+
+    def online_conflicts(
+        self, url: str, *, execution: str, limit: int = 100
+    ) -> tuple[int, list[Conflict], dict[str, list[str]]]:
+        """Look at the rows that an execution's online change refuses."""
+        import psycopg
+
+        from segue.databases.postgresql.connection import open_session
+        from segue.databases.postgresql.errors import explain, place
+        from segue.databases.postgresql.online.change import conflicts_of
+
+        try:
+            # Not as sessions of a lease are called: whoever takes that ends those.
+            with open_session(url, application="segue-look") as connection:
+                return conflicts_of(connection, execution, limit)
+        except psycopg.Error as error:
+            raise explain(error, place(url)) from error
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.online import Alteration
 from segue.model.vocabulary import ChangeType
 
@@ -47,6 +48,44 @@ def alterations(sql: str) -> list[Alteration]:
         return []
     commands = [part.alter_table_cmd for part in statement.alter_table_stmt.cmds]
     return [_alteration(pb.AlterTableType.Name(command.subtype), command) for command in commands]
+
+
+def alter_tables(sql: str) -> list[tuple[str, str]]:
+    """Split ALTER TABLE statements into the table, as it is written there, and what comes after it.
+
+    Raises InvalidInput for any other statement, SqlSyntaxError for what is no SQL.
+    """
+    from postgast import scan
+
+    from segue.databases.postgresql.parse import node, statements
+
+    found = []
+    for statement in statements(sql):
+        tree = node(statement.sql)
+        if tree.WhichOneof("node") == "rename_stmt":
+            raise InvalidInput(
+                "a rename needs no online change: it takes a moment",
+                hint="give it a plan of its own, with a step of the kind `sql`",
+            )
+        if tree.WhichOneof("node") != "alter_table_stmt" or statement.verb != "ALTER TABLE":
+            raise InvalidInput(
+                f"an online change is an ALTER TABLE, not {statement.verb}",
+                hint="give any other statement a plan of its own, with a step of the kind `sql`",
+            )
+        relation = tree.alter_table_stmt.relation
+        if not relation.inh:
+            raise InvalidInput("an online change is of a whole table: leave out ONLY")
+        raw = statement.sql.encode()
+        tokens = [(token.start, token.end) for token in scan(statement.sql).tokens if token.start >= relation.location]
+        # The name is one word, or several with dots between them; an asterisk after it says what goes without saying.
+        at = 0
+        while raw[tokens[at + 1][0] : tokens[at + 1][1]] == b".":
+            at += 2
+        end = at + 1 if raw[tokens[at + 1][0] : tokens[at + 1][1]] == b"*" else at
+        found.append((raw[relation.location : tokens[at][1]].decode(), raw[tokens[end][1] :].decode().strip()))
+    if not found:
+        raise SqlSyntaxError("there is no statement", 0, sql=sql)
+    return found
 
 
 def _alteration(name: str, command: Any) -> Alteration:

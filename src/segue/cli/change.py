@@ -1,0 +1,503 @@
+"""Change tables of any size while the application goes on reading and writing them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segue.cli import _changes, _layout, output
+from segue.cli._running import At, Detach, OutsideWindow, Wait, options_of, work_on
+from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
+from segue.cli.commands import noun
+from segue.cli.output import Form, Format, Json, LogFormat, Yes
+from segue.errors import ExitCode, InvalidInput, UsageError
+
+if TYPE_CHECKING:
+    from segue.services.beginnings import Outcome
+    from segue.services.changes import Asked
+    from segue.services.plans import Checked
+
+app = noun(__doc__, example='segue change start orders "ALTER id TYPE bigint" --env production')
+
+_BIGGEST_FILE = 1_000_000
+
+
+class Way(StrEnum):
+    """How a table is changed."""
+
+    AUTO = "auto"
+    NATIVE_ONLINE = "native-online"
+    SHADOW_TABLE = "shadow-table"
+    GHOST = "ghost"
+    PT_ONLINE_SCHEMA_CHANGE = "pt-online-schema-change"
+
+
+Environment = Annotated[str, typer.Option("--env", "-e", help="The environment.", show_default=False)]
+Change = Annotated[
+    str | None,
+    typer.Argument(
+        help="The change's execution, its name, or its table; by default the latest change.", show_default=False
+    ),
+]
+Window = Annotated[
+    str | None,
+    typer.Option("--window", help='When it may swap, e.g. "Sun 02:00-04:00 UTC".', show_default=False),
+]
+Blockers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cancel-blockers",
+        metavar="APP",
+        help="Cancel statements of this application that stand in the way of the swap; repeatable.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def start(
+    table: Annotated[str, typer.Argument(help="The table, or a whole ALTER TABLE.", show_default=False)],
+    environment: Environment,
+    alter: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ALTER", help="What ALTER TABLE says; several are one copy.", show_default=False),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="All columns in the order that they are to have: a,b,…", show_default=False),
+    ] = None,
+    partition_by: Annotated[
+        str | None, typer.Option("--partition-by", help='E.g. "RANGE (placed_at)".', show_default=False)
+    ] = None,
+    partitions: Annotated[
+        Path | None,
+        typer.Option("--partitions", metavar="FILE", help="SQL that creates the partitions.", show_default=False),
+    ] = None,
+    strategy: Annotated[Way, typer.Option("--strategy", help="How it is done.")] = Way.AUTO,
+    no_keys: Annotated[
+        bool, typer.Option("--no-keys", help="Leave columns alone that refer to a changed key.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=32, help="Sessions that copy and compare.")] = 1,
+    postpone_cutover: Annotated[
+        bool, typer.Option("--postpone-cutover", help="Swap only once `segue change cutover` says so.")
+    ] = False,
+    window: Window = None,
+    retention_days: Annotated[
+        int, typer.Option("--retention-days", min=0, max=3650, help="How long the way back is kept open.")
+    ] = 7,
+    no_reverse: Annotated[bool, typer.Option("--no-reverse", help="Keep no way back after the swap.")] = False,
+    cancel_blockers: Blockers = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The plan's name; by default made from the table.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, as a plan file.")] = False,
+    detach: Detach = False,
+    wait: Wait = False,
+    at: At = None,
+    outside_window: OutsideWindow = None,
+    latency_budget: LatencyBudget = None,
+    latency_probe: LatencyProbe = None,
+    latency_url: LatencyUrl = None,
+    log_format: LogFormat = Form.TEXT,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Change a table while the application goes on reading and writing it.
+
+    It is a plan of one step: status, pause, resume, cancel and rollback take its execution. Safe to repeat: the same
+    change goes on where it stopped. The way back stays open for --retention-days after the swap; `segue rollback` swaps
+    back, and loses nothing that was written since.
+
+    Examples:
+        segue change start orders "ALTER id TYPE bigint" --env production
+        segue change start "ALTER TABLE orders ADD note text, DROP old_note" --env staging --dry-run
+        segue change start events --partition-by "RANGE (at)" --partitions parts.sql --env production --postpone-cutover
+    """
+    tuning = checked_limits(
+        {"latency_budget": latency_budget, "latency_probe": latency_probe, "latency_url": latency_url}
+    )
+    if window is not None:
+        tuning["window"] = _window(window)
+    asked = _asked(
+        table,
+        alter or [],
+        columns=columns,
+        partition_by=partition_by,
+        partitions=partitions,
+        name=name,
+        strategy=strategy.value,
+        keys=not no_keys,
+        workers=workers,
+        cutover="postponed" if postpone_cutover or window is not None else "automatic",
+        reversible=not no_reverse,
+        retention_days=retention_days,
+        cancel_blockers=cancel_blockers or [],
+    )
+    if dry_run:
+        _print_plan(asked, environment)
+        return
+
+    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
+        from segue.services import changes
+
+        options = options_of(False, False, None, at=at, outside_window=outside_window, tuning=tuning)
+        return changes.start(store, settings, parts, asked, environment, options, watch, detach=detach)
+
+    work_on(work, already="is completed already; nothing to do", detach=detach, wait=wait)
+
+
+@app.command("set")
+def set_(
+    change: Change = None,
+    cutover_: Annotated[
+        str | None,
+        typer.Option("--cutover", help="now: swap as soon as it can; postponed: only when told.", show_default=False),
+    ] = None,
+    window: Window = None,
+    cancel_blockers: Blockers = None,
+    chunk_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--chunk-seconds",
+            min=0.01,
+            max=0.6,
+            help="The time that a piece of the copy should take.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="The most sessions at a time.", show_default=False)
+    ] = None,
+    duty: Annotated[
+        str | None,
+        typer.Option("--duty", help="The most of the time that a session may work, e.g. 50%.", show_default=False),
+    ] = None,
+    latency_budget: LatencyBudget = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Set how a change goes on while it runs; without options, show what is set.
+
+    A running change follows within about two seconds; a new --chunk-seconds counts from when the copy begins or goes
+    on. "none" takes a window or blockers back. Every other limit: `segue throttle`.
+
+    Examples:
+        segue change set --workers 4 --latency-budget p95=20ms
+        segue change set orders --cutover postponed
+        segue change set --cancel-blockers reports --cancel-blockers nightly
+    """
+    limits = {"workers": workers, "duty": duty, "latency_budget": latency_budget}
+    wanted: dict[str, Any] = checked_limits(limits)
+    if cutover_ is not None:
+        if cutover_ not in ("now", "postponed"):
+            raise UsageError(f'"{cutover_}" is no word for the cut-over', hint="write now or postponed")
+        wanted["cutover"] = cutover_
+    if window is not None:
+        wanted["window"] = None if window == "none" else _window(window)
+    if cancel_blockers:
+        wanted["cancel_blockers"] = None if cancel_blockers == ["none"] else cancel_blockers
+    if chunk_seconds is not None:
+        wanted["chunk_seconds"] = chunk_seconds
+
+    from segue import settings as loader
+    from segue.services import changes
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        content = changes.set_(store, settings, change, wanted)
+    _say_set(content, changed=bool(wanted))
+
+
+@app.command()
+def cutover(change: Change = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Let a change swap that was told to wait: as soon as every row fits and the locks are to be had.
+
+    Example:
+        segue change cutover
+    """
+    from segue import settings as loader
+    from segue.services import changes
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        content = changes.cut_over(store, settings, change)
+    _say_set(content, changed=True)
+
+
+@app.command()
+def conflicts(
+    change: Change = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="List so many rows at most.")] = 100,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> int:
+    """List the rows that do not fit the new definition, and statements of which one repairs each.
+
+    The change goes on without them, and the swap waits until there are none: a row that is repaired is taken in by
+    itself. It ends with 1 when there are any.
+
+    Example:
+        segue change conflicts orders
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import changes
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        content, total, rows = changes.conflicts(store, settings, wiring.parts(), change, limit=limit)
+    if output.as_json():
+        output.document({"change": content["change"], "table": content["table"], "count": total, "conflicts": rows})
+        return ExitCode.FINDINGS if total else ExitCode.DONE
+    if not total:
+        output.say(f'every row of "{content["table"]}" fits the new definition')
+        return ExitCode.DONE
+    _layout.table(
+        ["#", "table", "key", "seen", "rule", "why"],
+        [(at, one["table"], _key(one), one["seen_at"], one["rule"], one["message"]) for at, one in enumerate(rows, 1)],
+        spare=["rule", "seen", "table"],
+    )
+    output.data()
+    output.data("One of these is enough for a row; it is taken in by itself then:")
+    width = len(str(len(rows)))
+    for at, one in enumerate(rows, 1):
+        for line in one["repairs"] or ["no repair is known; change the row so that it fits"]:
+            output.data(f"{at:>{width}}  {line};" if one["repairs"] else f"{at:>{width}}  {line}")
+    if total > len(rows):
+        output.say(f"{total - len(rows)} more; --limit shows them")
+    output.say(f"{total} row{'s do' if total != 1 else ' does'} not fit; the swap waits")
+    return ExitCode.FINDINGS
+
+
+@app.command("list")
+def list_(
+    environment: Annotated[
+        str | None, typer.Option("--env", "-e", help="Only those of an environment.", show_default=False)
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """List the online changes, newest first.
+
+    Example:
+        segue change list --env production
+    """
+    from segue import settings as loader
+    from segue.services import changes
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        rows = changes.listed(session, environment=environment)
+    if output.as_json():
+        output.document({"changes": rows})
+        return
+    if not rows:
+        output.say('no online change yet; `segue change start TABLE "ALTER …" --env ENV` starts one')
+        return
+    _layout.table(
+        ["execution", "environment", "table", "type", "strategy", "phase", "%", "felt", "started", "way back until"],
+        [
+            (
+                one["execution"],
+                one["environment"],
+                one["table"],
+                one["type"],
+                one["strategy"],
+                one["phase"],
+                int(one["percent"]),
+                one["impact"],
+                one["started_at"],
+                one["reversible_until"],
+            )
+            for one in rows
+        ],
+        spare=["started", "felt", "type", "strategy", "way back until", "environment"],
+    )
+
+
+@app.command()
+def show(change: Change = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Show a change: how far it is, what stands in its way, what was measured, and the tables kept beside others.
+
+    Example:
+        segue change show orders
+    """
+    from segue import settings as loader
+    from segue.services import changes
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        content = changes.describe(session, changes.find(session, change))
+    if output.as_json():
+        output.document(content)
+    else:
+        _changes.show(content)
+
+
+@app.command()
+def cleanup(
+    environment: Environment,
+    change: Annotated[
+        str | None,
+        typer.Argument(
+            help="One change, by its execution, its name, or its table; by default all.", show_default=False
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="End the named change's way back before its time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    yes: Yes = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """End the way back of changes whose retention is over: drop the old tables, and stop keeping them current.
+
+    After it, `segue rollback` cannot take these changes back any more.
+
+    Examples:
+        segue change cleanup --env production
+        segue change cleanup orders --env production --now --yes
+    """
+    if now and change is None:
+        raise UsageError("--now is about one change", hint="name it; `segue change list` lists them")
+
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import changes
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        with store.session() as session:
+            names = changes.ending(session, environment, change, now=now)
+            contents = [changes.describe(session, changes.find(session, name)) for name in names]
+        if not dry_run:
+            if now:
+                question = f'Drop what is kept for the way back of the change of "{contents[0]["table"]}" now?'
+                output.ask(question, yes=yes, refuse="nobody is here to confirm that the way back ends")
+            done = changes.cleanup(store, settings, wiring.parts(), names, output.say)
+            contents = [dict(one.change) for one in done]
+            failure = next((one.error for one in done if one.error is not None), None)
+        else:
+            failure = None
+    if failure is not None and not output.as_json():
+        _show_cleaned(contents, dry_run=dry_run)
+    if failure is not None:
+        raise failure
+    if output.as_json():
+        output.document({"ok": True, "dropped": not dry_run, "changes": contents})
+        return
+    if not contents:
+        output.say(f'in "{environment}" no change\'s way back is over')
+    _show_cleaned(contents, dry_run=dry_run)
+
+
+# -- parts
+
+
+def _asked(
+    table: str,
+    alter: list[str],
+    *,
+    columns: str | None,
+    partition_by: str | None,
+    partitions: Path | None,
+    name: str | None,
+    **given: Any,
+) -> Asked:
+    from segue.services.changes import Asked
+
+    usual = {
+        "strategy": "auto",
+        "keys": True,
+        "workers": 1,
+        "cutover": "automatic",
+        "reversible": True,
+        "retention_days": 7,
+        "cancel_blockers": [],
+    }
+    if (partition_by is None) != (partitions is None):
+        raise UsageError("--partition-by and --partitions go together", hint="--partitions names a file with their SQL")
+    order = [word.strip() for word in columns.split(",")] if columns is not None else []
+    if columns is not None and not all(order):
+        raise UsageError(f'"{columns}" is no list of columns', hint="write for example --columns id,placed_at,total")
+    return Asked(
+        table=table,
+        alter=alter,
+        columns=order,
+        partition_by=partition_by,
+        partitions=_text(partitions) if partitions is not None else None,
+        name=name,
+        fields={word: value for word, value in given.items() if value != usual[word]},
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _BIGGEST_FILE:
+            raise InvalidInput(f'"{path}" is larger than a plan can hold')
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InvalidInput(f'there is no file "{path}"', hint="--partitions names a file with SQL") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f'"{path}" is not UTF-8', hint="save the file as UTF-8") from None
+    except OSError as error:
+        raise InvalidInput(f'"{path}" cannot be read: {error.strerror}') from error
+
+
+def _window(text: str) -> str:
+    from segue.model.windows import Window
+
+    return str(Window.parse(text))
+
+
+def _print_plan(asked: Asked, environment: str) -> None:
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import changes
+    from segue.store import open_store
+
+    with open_store(loader.load()) as store, store.session() as session:
+        checked = changes.planned(session, wiring.parts(), asked, environment)
+    _show_plan(checked)
+
+
+def _show_plan(checked: Checked) -> None:
+    from segue.cli import _yaml
+    from segue.planning import planfile
+
+    document = planfile.document(checked.plan)
+    if output.as_json():
+        output.document({"plan": document, "prediction": checked.prediction.as_json()})
+        return
+    output.data(_yaml.plan(document))
+    output.say("nothing was stored or run; `segue plan assess FILE --env ENV` looks at the table")
+
+
+def _say_set(content: dict[str, Any], *, changed: bool) -> None:
+    if output.as_json():
+        output.document({"ok": True, **content})
+        return
+    for name, value in content["set"].items():
+        output.data(f"{name.replace('_', '-')}: {', '.join(value) if isinstance(value, list) else value}")
+    if not content["set"] and not changed:
+        output.say(f'nothing is set for the change of "{content["table"]}"; its plan holds')
+    elif changed and content["driven"]:
+        output.say("the change follows within about two seconds")
+    elif changed:
+        output.say(f"nobody drives it now: it counts when the change goes on (`segue resume {content['execution']}`)")
+
+
+def _key(conflict: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in conflict["key"].items())
+
+
+def _show_cleaned(contents: list[dict[str, Any]], *, dry_run: bool) -> None:
+    for one in contents:
+        words = "would be dropped" if dry_run else "dropped" if one["phase"] == "completed" else "still to be dropped"
+        output.data(f"{one['execution']}  {one['table']}  {words}")
