@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.control import CancelRequested
-from segue.errors import LockNotGranted, StepFailed, WouldLose
+from segue.errors import LockNotGranted, SlotLost, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.ports import FORWARD, Observed, Pace, Patience, Shared
 from segue.rows.chunks import Remainder
@@ -147,7 +147,11 @@ class Workflow:
         while (phase := change.phase) in acts:
             run.boundary()
             with self._timed(phase):
-                acts[phase]()
+                try:
+                    acts[phase]()
+                except SlotLost as lost:
+                    self._run.note(f"{lost.message}; the copy begins anew")
+                    change.restart(run.patience, run.note, lost=True)
             journal.point(f"online-{phase.value}-done")
         with self._timed(Phase.REVERSIBLE, tell=False):
             change.complete(run.patience, run.note, run.boundary)
@@ -331,7 +335,7 @@ class Workflow:
                 drained = self._change.drain(member.number, None, compare=True)
                 if drained.emptied:
                     self._run.note(f"{member.table} was emptied by TRUNCATE: the copy begins anew")
-                    self._change.restart()
+                    self._change.restart(self._run.patience, self._run.note)
                     return True
                 self._check(member, drained)
                 if drained.keys <= FEW_KEYS // 3:

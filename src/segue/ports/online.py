@@ -53,8 +53,11 @@ class OnlineChange(Protocol):
         """Record that the rows of all members are copied."""
         ...
 
-    def restart(self) -> None:
-        """Empty the shadows and begin the copy anew, because a source was emptied."""
+    def restart(self, patience: Patience, note: Callable[[str], None], *, lost: bool = False) -> None:
+        """Empty the shadows and begin the copy anew, because a source was emptied.
+
+        `lost`: because what was written meanwhile is not known (SlotLost); it is captured anew first.
+        """
         ...
 
     def drain(self, member: int, most: int | None, *, compare: bool = False) -> Drained:

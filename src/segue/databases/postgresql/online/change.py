@@ -298,10 +298,14 @@ class PostgresChange:
             self._advance(Phase.DRAINING, done={})
             self._done = {}
 
-    def restart(self) -> None:
+    def restart(self, patience: Patience, note: Callable[[str], None], *, lost: bool = False) -> None:
         """Empty the shadows and the logs, and begin the copy anew."""
         with self._telling():
             drawn = self.blueprint
+            if lost:
+                self._end_sessions()
+                ghost.end(self._site, drawn)
+                ghost.begin(self._site, drawn, patience, note)
             with self._site.transaction() as connection:
                 for member in drawn.members:
                     connection.execute(sql.SQL("truncate {}").format(member.forward.into.sql))
@@ -383,7 +387,7 @@ class PostgresChange:
             journal.point("online-keyed")
         if f"indexed {name}" not in self._done:
             if not self._level(member, boundary, rest):
-                self.restart()
+                self.restart(patience, note)
                 return False
             for index in member.indexes:
                 boundary()
