@@ -4,101 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from fix_hostile import administrator
 
-from segue.databases.postgresql.online import dependents, reading, writing
-from segue.databases.postgresql.online.blueprint import Blueprint, Flow, KeyColumn, Mapped, Member, Place, Relation
+from segue.databases.postgresql.online import dependents, reading, shadow, writing
+from segue.databases.postgresql.online.blueprint import Blueprint, Member, Place
+from segue.model.online import ChangeSpec, TableChange
 
 EVERYTHING = Path(__file__).parent / "online" / "everything.sql"
-WIDER = "alter table {} alter id type bigint, alter number type bigint, add extra text default 'more'"
+WIDER = "alter id type bigint, alter number type bigint, add extra text default 'more'"
 
 
 class Hanging:
     """A change of some tables, from an empty shadow to after its swap and back, without the rows' own way."""
 
-    def __init__(self, url: str, tables: dict[str, str]) -> None:
+    def __init__(self, url: str, tables: dict[str, str | TableChange]) -> None:
         self.connection = psycopg.connect(url, autocommit=True, prepare_threshold=None)
         self.connection.execute("set row_security = off")
         self.change = Blueprint(id="everyth1", strategy="shadow-table")
-        new, old = self.change.new_schema, self.change.old_schema
-        self.run(f"create schema {new}", f"create schema {old}")
-        members = []
-        for number, (table, alter) in enumerate(tables.items(), 1):
-            definition = reading.read(self.connection, table)
-            for made in writing.tables(definition, new):
-                self.run(*made)
-            shadow = Place(schema_name=new, name=definition.name)
-            if alter:
-                self.run(alter.format(shadow))
-            drawn = reading.read(self.connection, str(shadow))
-            # As if it had its indexes already, which are made when the rows are there.
-            drawn = drawn.model_copy(update={"indexes": definition.indexes, "constraints": definition.constraints})
-            members.append(self._member(number, definition, drawn))
-        self.members = members
-        self.change = self.change.model_copy(
-            update={
-                "members": tuple(
-                    member.model_copy(update={"dependents": dependents.find(self.connection, member, members)})
-                    for member in members
-                )
-            }
+        spec = ChangeSpec(
+            tables=tuple(
+                alter if isinstance(alter, TableChange) else TableChange(table=table, alter=(alter,) if alter else ())
+                for table, alter in tables.items()
+            )
         )
-        for member in members:
-            drawn = reading.Definition.model_validate(member.drawn)
-            source, into = str(member.forward.source), str(member.forward.into)
-            names = ", ".join('"' + column.into.replace('"', '""') + '"' for column in member.forward.columns)
-            listed = ", ".join(column.expression for column in member.forward.columns)
-            self.run(f"insert into {into} ({names}) overriding system value select {listed} from {source}")
-            for index in writing.indexes(drawn, new):
-                self.run(*writing.build(index, index.table))
+        site: Any = SimpleNamespace(work=self.connection)
+        members = shadow.draw_up(site, self.change.id, spec, "shadow-table")
+        found = [
+            member.model_copy(
+                update={"dependents": {**member.dependents, **dependents.find(self.connection, member, members)}}
+            )
+            for member in members
+        ]
+        self.change = self.change.model_copy(update={"members": tuple(found)})
 
-    def _member(self, number: int, definition: reading.Definition, drawn: reading.Definition) -> Member:
-        table = Place(schema_name=definition.schema_name, name=definition.name)
-        shadow = Place(schema_name=self.change.new_schema, name=drawn.name)
-        gone = Place(schema_name=self.change.old_schema, name=definition.name)
-        key = tuple(KeyColumn(name=c, type="bigint", into=c, into_type="bigint") for c in definition.keys[0].columns)
-        old = {column.name for column in definition.columns}
-        columns = tuple(
-            Mapped(into=c.name, type=c.type, expression='"' + c.name.replace('"', '""') + '"::' + c.type)
-            for c in drawn.columns
-            if not c.generated and c.name in old
-        )
-        back = tuple(
-            Mapped(into=c.name, type=c.type, expression='"' + c.name.replace('"', '""') + '"::' + c.type)
-            for c in definition.columns
-            if not c.generated
-        )
-        return Member(
-            number=number,
-            oid=definition.oid,
-            table=table,
-            old=tuple(
-                Relation(
-                    place=Place(schema_name=d.schema_name, name=d.name),
-                    goes_to=self.change.old_schema,
-                    kind=d.kind,
-                    leaf=d.bound is not None and d.kind == "r",
-                )
-                for d in definition.everything()
-            ),
-            new=tuple(
-                Relation(
-                    place=Place(schema_name=self.change.new_schema, name=d.name),
-                    goes_to=table.schema_name,
-                    kind=d.kind,
-                    leaf=d.bound is not None and d.kind == "r",
-                )
-                for d in drawn.everything()
-            ),
-            forward=Flow(source=table, into=shadow, key=key, columns=columns),
-            backward=Flow(source=table, into=gone, key=key, columns=back),
-            definition=definition.model_dump(mode="json"),
-            drawn=drawn.model_dump(mode="json"),
-        )
+    def make(self) -> None:
+        """Make the shadows with their rows and indexes."""
+        new = self.change.new_schema
+        self.run(f"create schema {new}", f"create schema {self.change.old_schema}")
+        for member in self.change.members:
+            drawn = reading.Definition.model_validate(member.drawn)
+            for made in writing.tables(drawn, new):
+                self.run(*made)
+            flow = member.forward
+            names = ", ".join('"' + column.into.replace('"', '""') + '"' for column in flow.columns)
+            values = ", ".join(column.expression for column in flow.columns)
+            self.run(f"insert into {flow.into} ({names}) overriding system value select {values} from {flow.source}")
+            for index in member.indexes:
+                shadow.build_index(self.connection, member, index)
 
     @property
     def member(self) -> Member:
@@ -116,7 +73,8 @@ class Hanging:
         return self.connection.execute(query.encode()).fetchall()
 
     def dress(self) -> None:
-        """Give the shadows everything that they get before the swap."""
+        """Make the shadows, and give them everything that they get before the swap."""
+        self.make()
         for member in self.change.members:
             with self.connection.transaction():
                 self.run(*dependents.before(member, self.change))
@@ -133,20 +91,14 @@ class Hanging:
                     self.run(f"lock table {table} in {mode} mode")
             for member in change.members:
                 self.run(*dependents.swap_out(member, change, direction))
-            first, second = (
-                ([r for m in change.members for r in m.old], [r for m in change.members for r in m.new])
-                if direction == "forward"
-                else ([], [])
-            )
-            for relation in first + second:
-                self.run(f'alter table {relation.place} set schema "{relation.goes_to}"')
-            if direction == "backward":
-                for relation in [r for m in change.members for r in m.new]:
-                    name = Place(schema_name=relation.goes_to, name=relation.place.name)
-                    self.run(f"alter table {name} set schema {change.new_schema}")
-                for relation in [r for m in change.members for r in m.old]:
-                    name = Place(schema_name=relation.goes_to, name=relation.place.name)
-                    self.run(f'alter table {name} set schema "{relation.place.schema_name}"')
+            old = [relation for member in change.members for relation in member.old]
+            new = [relation for member in change.members for relation in member.new]
+            for relation in old + new if direction == "forward" else new + old:
+                here, there = relation.place.schema_name, relation.goes_to
+                if direction == "backward":
+                    here, there = there, here
+                place = Place(schema_name=here, name=relation.place.name)
+                self.run(f'alter table {place} set schema "{there}"')
             for member in change.members:
                 self.run(*dependents.swap_in(member, change, direction))
         for member in change.members:
@@ -158,7 +110,7 @@ def hanging(any_database: str) -> Iterator[Callable[..., Hanging]]:
     """Give a function that makes tables by SQL and draws a change of one of them; `everything.sql` by default."""
     opened: list[Hanging] = []
 
-    def make(script: str | None = None, **tables: str) -> Hanging:
+    def make(script: str | None = None, tables: dict[str, Any] | None = None) -> Hanging:
         url = administrator(any_database)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("set search_path = public")

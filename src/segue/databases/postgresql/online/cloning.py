@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.online.blueprint import Place
@@ -16,11 +17,13 @@ from segue.databases.postgresql.online.facts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from psycopg import sql
 
 Facts = dict[str, Any]
+#: What has become of columns, by their old names; None for those that went.
+Columns = Mapping[str, str | None]
 
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE", "*": "ALL"}
 STATES = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "D": "DISABLE"}
@@ -73,6 +76,11 @@ def guarded(condition: str, statement: str) -> str:
     )
 
 
+def renamed(columns: Columns | None, name: str | None) -> str | None:
+    """Return what a column is called in the new table; None where it is not there any more."""
+    return name if columns is None or name is None else columns.get(name, name)
+
+
 def role(name: str, everyone: bool = False) -> sql.Composable:
     """Return a role as GRANT and policies write it."""
     return verbatim("PUBLIC") if everyone else ident(name)
@@ -115,7 +123,12 @@ def has_index(table: Place, name: str) -> str:
 
 
 def grants(
-    kind: str, name: sql.Composable, owner: str, wanted: Sequence[Facts], table: Place | None = None
+    kind: str,
+    name: sql.Composable,
+    owner: str,
+    wanted: Sequence[Facts],
+    table: Place | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[str]:
     """Give a relation or function exactly these grants; it must belong to `owner` by now.
 
@@ -126,7 +139,10 @@ def grants(
     else:
         yield compose("REVOKE ALL ON {kind} {name} FROM PUBLIC", kind=verbatim(kind), name=name)
     yield compose("REVOKE ALL ON {kind} {name} FROM {owner}", kind=verbatim(kind), name=name, owner=ident(owner))
-    for part, each, privileges in _grouped(_in_order(wanted, owner)):
+    for old, each, privileges in _grouped(_in_order(wanted, owner)):
+        part = renamed(columns, old)
+        if old is not None and part is None:
+            continue
         words = listed([verbatim(word) if part is None else _of_column(word, part) for word in privileges])
         statement = compose(
             "GRANT {privileges} ON {kind} {name} TO {grantee}{option}",
@@ -364,23 +380,27 @@ def retarget_list(text: str, names: Mapping[str, str]) -> str:
     return retarget(head + text, names)[len(head) :]
 
 
-def comments(facts: Facts, place: Place, kind: str = "TABLE") -> Iterator[str]:
+def comments(facts: Facts, place: Place, kind: str = "TABLE", columns: Columns | None = None) -> Iterator[str]:
     """Comment on a relation, its columns, its row type and its constraints; those that there are."""
     yield from comment(kind, facts["comment"], place.sql)
     yield from comment("TYPE", facts["type_comment"], place.sql)
-    for name, column in facts["columns"].items():
-        for statement in comment("COLUMN", column["comment"], ident(place.schema_name, place.name, name)):
-            yield guarded(has_column(place, name), statement)
+    for old, column in facts["columns"].items():
+        name = renamed(columns, old)
+        if name is not None:
+            for statement in comment("COLUMN", column["comment"], ident(place.schema_name, place.name, name)):
+                yield guarded(has_column(place, name), statement)
     for name, constraint in facts["constraints"].items():
         if constraint["kind"] != "f":
             for statement in comment("CONSTRAINT", constraint["comment"], ident(name), place):
                 yield guarded(has_constraint(place, name), statement)
 
 
-def labels(facts: Facts, place: Place, kind: str = "TABLE") -> Iterator[str]:
+def labels(facts: Facts, place: Place, kind: str = "TABLE", columns: Columns | None = None) -> Iterator[str]:
     """Set the security labels."""
     for label in facts["labels"]:
-        column = label["column"]
+        column = renamed(columns, label["column"])
+        if column is None and label["column"] is not None:
+            continue
         on = place.sql if column is None else ident(place.schema_name, place.name, column)
         yield compose(
             "SECURITY LABEL FOR {provider} ON {kind} {name} IS {label}",

@@ -39,7 +39,7 @@ def find(connection: Connection, member: Member, others: Sequence[Member]) -> En
     places = [relation.place for relation in member.old]
     oids = facts.find_oids(connection, places)
     own = facts.read(connection, list(oids.values()))
-    followers = following.find(connection, own, _drawn([member, *others]), _changed(member, own))
+    followers = following.find(connection, own, definitions([member, *others]), _changed(member, own))
     found: Entry = {
         "major": connection.info.server_version // 10000,
         "relations": {str(facts.place(each)): each for each in own.values()},
@@ -56,7 +56,7 @@ def find(connection: Connection, member: Member, others: Sequence[Member]) -> En
     return found
 
 
-def _drawn(members: Sequence[Member]) -> dict[str, Entry]:
+def definitions(members: Sequence[Member]) -> dict[str, Entry]:
     """Return the new definitions of all tables of a change by the names that they will have."""
     found = {}
     for member in members:
@@ -91,16 +91,29 @@ def refusals(dependents: Entry) -> list[str]:
             )
         if relation["of_type"]:
             found.append(f"table {name}: it is a typed table; take the type off it with ALTER TABLE … NOT OF")
-        for column in relation["columns"]:
-            if "\n" in column:
-                found.append(f"table {name}: the name of a column contains a line break; rename it beforehand")
+        gone = {old for old, new in dependents.get("columns", {}).items() if old != new}
+        for publication, each in relation["publications"].items():
+            if each["condition"] and gone & _columns_of(each["condition"]):
+                found.append(
+                    f'table {name}: publication "{publication}" sends rows by a column that goes or is renamed; take '
+                    "the row filter away beforehand"
+                )
     return found
+
+
+def _columns_of(expression: str) -> set[str]:
+    """Return the columns that an expression over one table names."""
+    from segue.databases.postgresql import parse
+    from segue.databases.postgresql.relations import descendants, strings
+
+    tree = parse.node(f"SELECT ({expression})")
+    return {strings(node.fields)[-1] for node in descendants(tree, "ColumnRef") if strings(node.fields)}
 
 
 def warnings(connection: Connection, member: Member, blueprint: Blueprint) -> list[str]:
     """Return what people should know before such a swap."""
     dependents = member.dependents
-    found = []
+    found = list(dependents.get("warnings", ()))
     for view in dependents["views"]:
         if view["kind"] == "m":
             found.append(
@@ -162,10 +175,15 @@ class _Sides:
         self.arriving = _by_name(member.new if self.forward else member.old)
 
     def home(self, relation: Relation) -> Place:
-        """Return where a relation is while it is in its place."""
-        old = {each.place.name: each.place.schema_name for each in self.member.old}
-        space = old.get(relation.place.name, self.member.table.schema_name)
-        return Place(schema_name=space, name=relation.place.name)
+        """Return where a relation is while it is the application's."""
+        if any(relation is each for each in self.member.new):
+            return Place(schema_name=relation.goes_to, name=relation.place.name)
+        return relation.place
+
+    @property
+    def columns(self) -> dict[str, str | None] | None:
+        """Return what the original's columns are called in the arriving table."""
+        return self.entry.get("columns") if self.forward else None
 
     def relation(self, name: str) -> Entry | None:
         """Return the facts of an original by its bare name."""
@@ -174,20 +192,12 @@ class _Sides:
                 return each  # type: ignore[no-any-return]
         return None
 
-    @property
-    def outgoing(self) -> list[Entry]:
-        """Return the foreign keys that the arriving side is to have."""
-        return self._foreign_keys(arriving=True, way="outgoing")
-
     def _foreign_keys(self, *, arriving: bool, way: str) -> list[Entry]:
-        """Return the foreign keys of one side: the original ones, less those dropped, with those added."""
-        new_side = self.forward == arriving
+        """Return the foreign keys of one side: the original ones, and on the new side what the change makes of them."""
         kept = self.entry["foreign_keys"]
-        if new_side:
-            gone = set(self.entry.get("foreign_keys_dropped", ()))
-            kept = [each for each in kept if not (each["outgoing"] and each["name"] in gone)]
-            added = self.entry.get("foreign_keys_added", ())
-            kept = [*kept, *({"outgoing": True, "incoming": False, **each} for each in added)]
+        if self.forward == arriving:
+            kept = [_changed_key(each, self.blueprint) for each in kept if not _is_dropped(each, self.blueprint)]
+            kept += [_added_key(each, self.member) for each in self.entry.get("foreign_keys_added", ())]
         tables = {str(member.table) for member in self.blueprint.members} - {str(self.member.table)}
         if way == "outgoing":
             return [each for each in kept if each["outgoing"]]
@@ -200,6 +210,63 @@ class _Sides:
             *self._foreign_keys(arriving=arriving, way="outgoing"),
             *self._foreign_keys(arriving=arriving, way="incoming"),
         ]
+
+
+def wanted_keys(member: Member, blueprint: Blueprint, direction: str) -> list[Entry]:
+    """Return the foreign keys, both ways, that the table is to have after a swap; `changed` ones are worded by us."""
+    kept: list[Entry] = member.dependents["foreign_keys"]
+    if direction != FORWARD:
+        return kept
+    found = [_changed_key(each, blueprint) for each in kept if not _is_dropped(each, blueprint)]
+    for other in blueprint.members:
+        for each in other.dependents.get("foreign_keys_added", ()):
+            if other.number == member.number or each["refers"] == str(member.table):
+                found.append({**_added_key(each, other), "changed": True})
+    return found
+
+
+def _is_dropped(key: Entry, blueprint: Blueprint) -> bool:
+    dropped = [each for member in blueprint.members for each in member.dependents.get("foreign_keys_dropped", ())]
+    return any(each["table"] == key["table"] and each["name"] == key["name"] for each in dropped)
+
+
+def _added_key(added: Entry, member: Member) -> Entry:
+    """Return a foreign key that the change adds as `find` would return one."""
+    key = {**added, "table": str(member.table), "validated": added["valid"], "outgoing": True, "comment": None}
+    return {**key, "incoming": added["refers"] == str(member.table), "partitioned": False}
+
+
+def _changed_key(key: Entry, blueprint: Blueprint) -> Entry:
+    """Return a foreign key under the names that it and its columns have on the new side."""
+    members = {str(member.table): member.dependents for member in blueprint.members}
+    here = members.get(key["table"], {})
+    there = members.get(key["refers"], {})
+    name = here.get("foreign_keys_renamed", {}).get(key["name"], key["name"])
+    validated = key["validated"] or key["name"] in here.get("foreign_keys_validated", ())
+    ours, theirs = here.get("columns", {}), there.get("columns", {})
+    changed = {**key, "name": name, "validated": validated}
+    if any(ours.get(column, column) != column for column in key["columns"]) or any(
+        theirs.get(column, column) != column for column in key["refers_columns"]
+    ):
+        changed |= {"definition": _with_columns(key["definition"], ours, theirs), "changed": True}
+    return changed
+
+
+def _with_columns(definition: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Return the definition of a foreign key over columns that have other names now."""
+    from postgast import deparse, parse
+
+    head = "ALTER TABLE t ADD "
+    tree = parse(head + definition)
+    constraint = getattr(tree.stmts[0].stmt.alter_table_stmt.cmds[0].alter_table_cmd, "def").constraint
+    for nodes, names in (
+        (constraint.fk_attrs, ours),
+        (constraint.pk_attrs, theirs),
+        (constraint.fk_del_set_cols, ours),
+    ):
+        for node in nodes:
+            node.string.sval = names.get(node.string.sval) or node.string.sval
+    return deparse(tree).removeprefix(head)
 
 
 def _by_name(relations: Sequence[Relation]) -> dict[str, Relation]:
@@ -246,22 +313,24 @@ def before(member: Member, blueprint: Blueprint) -> list[str]:
             root = sides.relation(member.table.name)
             found += cloning.owner("TABLE", relation.place, root["owner"]) if root else []
             continue
-        found += _clone(original, relation.place, names)
+        found += _clone(original, relation.place, names, sides.columns)
     return found
 
 
-def _clone(original: Entry, place: Place, names: dict[str, str]) -> Iterator[str]:
+def _clone(
+    original: Entry, place: Place, names: dict[str, str], columns: dict[str, str | None] | None
+) -> Iterator[str]:
     yield from cloning.statistics(original, place, names)
     yield from cloning.triggers(original, place, names, disabled=True)
     yield from cloning.rules(original, place, names, disabled=True)
     yield from cloning.identity(original, place)
     yield from cloning.index_facts(original, place)
-    yield from cloning.comments(original, place)
+    yield from cloning.comments(original, place, columns=columns)
     yield from cloning.sequences(original, place)
-    yield from cloning.labels(original, place)
+    yield from cloning.labels(original, place, columns=columns)
     yield from cloning.policies(original, place, names)
     yield from cloning.owner("TABLE", place, original["owner"])
-    yield from cloning.grants("TABLE", place.sql, original["owner"], original["grants"], place)
+    yield from cloning.grants("TABLE", place.sql, original["owner"], original["grants"], place, columns)
     for sequence in original["sequences"]:
         if sequence["identity"]:
             here = Place(schema_name=place.schema_name, name=sequence["name"])
@@ -447,14 +516,15 @@ def _arrive(sides: _Sides, original: Entry, place: Place) -> Iterator[str]:
         if rule["enabled"] != "D":
             yield cloning.rule_state(place, name, rule["enabled"])
     for name, each in original["publications"].items():
-        columns, condition = each["columns"], each["condition"]
+        condition = each["condition"]
+        columns = each["columns"] and [cloning.renamed(sides.columns, column) for column in each["columns"]]
         yield compose(
             "ALTER PUBLICATION {p} ADD TABLE {only}{t}{columns}{condition}",
             p=ident(name),
             only=verbatim("ONLY " if original["kind"] == "r" else ""),
             t=place.sql,
             columns=verbatim(
-                "" if columns is None else compose(" ({c})", c=listed([ident(column) for column in columns]))
+                "" if columns is None else compose(" ({c})", c=listed([ident(column) for column in columns if column]))
             ),
             condition=verbatim("" if condition is None else compose(" WHERE ({c})", c=verbatim(condition))),
         )
@@ -478,12 +548,13 @@ def _own_sequence(sides: _Sides, sequence: Entry, place: Place) -> Iterator[str]
             old=gone.sql,
         )
         return
-    column = ident(place.schema_name, place.name, sequence["column"])
-    owned = compose("ALTER SEQUENCE {s} OWNED BY {c}", s=here.sql, c=column)
-    yield guarded(cloning.has_column(place, sequence["column"]), owned)
-    wide = {each.into: each.type for each in sides.member.forward.columns}.get(sequence["column"], sequence["type"])
-    if wide != sequence["type"] and wide in ("integer", "bigint", "smallint"):
-        yield from _retype(here, wide if sides.forward else sequence["type"], sequence)
+    name = cloning.renamed(sides.columns, sequence["column"])
+    if name is not None:
+        column = ident(place.schema_name, place.name, name)
+        yield guarded(cloning.has_column(place, name), compose("ALTER SEQUENCE {s} OWNED BY {c}", s=here.sql, c=column))
+    for wider in sides.entry.get("sequences_widened", ()):
+        if wider["sequence"] == str(here):
+            yield from _retype(here, wider["type"] if sides.forward else wider["was"], sequence)
 
 
 def _retype(here: Place, wanted: str, sequence: Entry) -> Iterator[str]:

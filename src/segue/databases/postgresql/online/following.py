@@ -260,15 +260,16 @@ def find(
     own: Mapping[int, Entry],
     drawn: Mapping[str, Entry],
     changed: Iterable[tuple[int, int]],
+    again: Iterable[str] = (),
 ) -> Followers:
     """Find everything that follows these tables, of which `own` are the facts by oid.
 
     `drawn`: definitions of the tables by the names that they will have, as `reading.Definition` has them: views,
     policies and the like are tried on temporary tables of that shape, which are rolled back. `changed`: columns (table,
-    number) whose type changes or that go, for when nothing is drawn.
+    number) whose type changes or that go, for when nothing is drawn; `again`: views that are known to be made anew.
     """
     with everything_qualified(connection), connection.transaction(force_rollback=True):
-        return _Search(connection, own, drawn, frozenset(changed)).found
+        return _Search(connection, own, drawn, frozenset(changed), frozenset(again)).found
 
 
 class _Search:
@@ -278,6 +279,7 @@ class _Search:
         own: Mapping[int, Entry],
         drawn: Mapping[str, Entry],
         changed: frozenset[tuple[int, int]],
+        again: frozenset[str],
     ) -> None:
         self._connection = connection
         self._oids = list(own)
@@ -285,6 +287,7 @@ class _Search:
         self._drawn = drawn
         self._names = self._shapes()
         self._changed = changed
+        self._again = again
         self.found = Followers()
         self._views: dict[int, Entry] = {}
         self._functions: dict[int, Entry] = {}
@@ -411,7 +414,9 @@ class _Search:
                 entry = self._view(relation)
                 if entry is None:
                     continue
-            again = entry["kind"] == "m" or (dropped and self._gone(sources[rule["oid"]]))
+            again = (
+                entry["kind"] == "m" or entry["place"] in self._again or (dropped and self._gone(sources[rule["oid"]]))
+            )
             again = again or self._differs(entry, rule["oid"] in touching)
             if again and not entry["anew"]:
                 entry["anew"] = True
