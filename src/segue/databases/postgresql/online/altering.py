@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.online.reading import Definition
     from segue.model.online import TableChange
 
+#: The longest name that the server keeps whole.
+NAME_BYTES = 63
 _ALONE = "it is over in an instant: write it as a `sql` step"
 #: What an online change does not take along, with the reason.
 _REFUSED = {
@@ -96,6 +98,18 @@ class Alteration:
         if node.WhichOneof("node") == "rename_stmt":
             return self._rename(node, clone)
         return self._alter(node, text, clone)
+
+    def tries(self, text: str) -> bool:
+        """Return whether a clone can show what a text does."""
+        from postgast import pg_query_pb2 as pb
+
+        node = parse.node(f"ALTER TABLE segue_table {text}")
+        if node.WhichOneof("node") == "rename_stmt":
+            return bool(node.rename_stmt.rename_type in (pb.OBJECT_COLUMN, pb.OBJECT_TABCONSTRAINT))
+        if node.WhichOneof("node") != "alter_table_stmt":
+            return False
+        parts = [pb.AlterTableType.Name(item.alter_table_cmd.subtype) for item in node.alter_table_stmt.cmds]
+        return not any(part in _REFUSED for part in parts)
 
     def _parsed(self, text: str) -> Any:
         sql = f"ALTER TABLE segue_table {text}"
@@ -188,7 +202,7 @@ class Alteration:
             self.keys.validated.append(command.name)
             for added in self.keys.added:
                 if added["name"] == command.name:
-                    added["valid"] = True
+                    added["validated"] = True
             return False
         elif part == "AT_DropConstraint":
             return self._drop_constraint(command)
@@ -315,16 +329,14 @@ class Alteration:
         plain.initially_valid = True
         holder = pb.Node()
         holder.constraint.CopyFrom(plain)
-        head = "ALTER TABLE t ADD "
-        node = parse.node(head + "CHECK (true)")
-        getattr(node.alter_table_stmt.cmds[0].alter_table_cmd, "def").CopyFrom(holder)
         return {
             "name": constraint.conname,
-            "definition": _deparse(node).removeprefix(head),
+            "definition": _constraint_text(holder),
             "columns": columns,
             "refers": str(Place(schema_name=constraint.pktable.schemaname, name=constraint.pktable.relname)),
             "refers_columns": strings(constraint.pk_attrs),
-            "valid": valid,
+            "validated": valid,
+            "comment": None,
         }
 
     def _free_name(self, columns: Iterable[str]) -> str:
@@ -341,14 +353,14 @@ class Alteration:
 
 def shortened(table: str, columns: str, end: str) -> str:
     """Return the parts as one name of at most 63 bytes, the longer one shortened, as the server does it."""
-    room = 63 - len(end) - 1
+    room = NAME_BYTES - len(end) - (1 if columns else 0)
     one, two = table.encode(), columns.encode()
     while len(one) + len(two) > room:
         if len(one) > len(two):
             one = one[:-1]
         else:
             two = two[:-1]
-    return one.decode(errors="ignore") + "_" + two.decode(errors="ignore") + end
+    return one.decode(errors="ignore") + ("_" if columns else "") + two.decode(errors="ignore") + end
 
 
 def _is_foreign(constraint: Any) -> bool:
@@ -371,6 +383,28 @@ def deparsed(node: Any, clone: Place) -> str:
     relation = node.rename_stmt.relation if node.WhichOneof("node") == "rename_stmt" else node.alter_table_stmt.relation
     relation.schemaname, relation.relname = clone.schema_name, clone.name
     return _deparse(node)
+
+
+def _constraint_text(holder: Any) -> str:
+    head = "ALTER TABLE t ADD "
+    node = parse.node(head + "CHECK (true)")
+    getattr(node.alter_table_stmt.cmds[0].alter_table_cmd, "def").CopyFrom(holder)
+    return _deparse(node).removeprefix(head)
+
+
+def with_columns(definition: str, columns: Iterable[str], refers_columns: Iterable[str]) -> str:
+    """Return a foreign key's definition over columns of other names."""
+    from postgast import pg_query_pb2 as pb
+
+    node = parse.node(f"ALTER TABLE t ADD {definition}")
+    holder = getattr(node.alter_table_stmt.cmds[0].alter_table_cmd, "def")
+    for field_, names in ((holder.constraint.fk_attrs, columns), (holder.constraint.pk_attrs, refers_columns)):
+        del field_[:]
+        for name in names:
+            field_.append(pb.Node(string=pb.String(sval=name)))
+    holder.constraint.skip_validation = False
+    holder.constraint.initially_valid = True
+    return _constraint_text(holder)
 
 
 def type_text(type_name: Any) -> str:
@@ -435,6 +469,8 @@ def partitions(change: TableChange, table: Definition, at: Place) -> tuple[list[
             create = node.create_stmt
             for item in create.inh_relations:
                 _turn(item.range_var, table, homes, at, statement.sql)
+            if len(create.relation.relname.encode()) > NAME_BYTES:
+                raise StepFailed(f'the name "{create.relation.relname}" is longer than {NAME_BYTES} bytes')
             homes[create.relation.relname] = create.relation.schemaname or table.schema_name
             create.relation.schemaname = at.schema_name
             create.if_not_exists = False

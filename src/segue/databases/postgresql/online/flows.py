@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from segue.databases.postgresql.online import reading, writing
+from segue.databases.postgresql.online import altering, reading, writing
 from segue.databases.postgresql.online.altering import Value
 from segue.databases.postgresql.online.blueprint import Flow, KeyColumn, Mapped, Place
 from segue.databases.postgresql.online.writing import name as quoted
@@ -16,7 +16,7 @@ from segue.errors import StepFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from segue.databases.postgresql.online.altering import Alteration
+    from segue.databases.postgresql.online.altering import Alteration, ForeignKeys
     from segue.databases.postgresql.online.reading import Column, Definition, Index, Key
     from segue.databases.postgresql.online.site import Connection
     from segue.model.online import ChangeSpec, TableChange
@@ -43,9 +43,7 @@ select c.conname, n.nspname, r.relname,
     array(
         select a.attname::text from unnest(c.confkey) with ordinality as k (number, place)
         join pg_catalog.pg_attribute as a on a.attrelid = c.confrelid and a.attnum = k.number order by k.place
-    ),
-    (select k.conname from pg_catalog.pg_constraint as k
-        where k.conrelid = c.confrelid and k.conindid = c.conindid and k.contype in ('p', 'u'))
+    )
 from pg_catalog.pg_constraint as c
 join pg_catalog.pg_class as r on r.oid = c.conrelid
 join pg_catalog.pg_namespace as n on n.oid = r.relnamespace
@@ -113,6 +111,13 @@ def flows(
         ),
         kept=tuple(column.name for column in after.writable if values[column.name] is None),
     )
+    for column in after.writable:
+        bare = values[column.name] is None and column.default is None and not column.identity
+        if bare and column.not_null:
+            raise StepFailed(
+                f'{change.table}: "{column.name}" is added as NOT NULL without a default: no row has a value for it',
+                hint="give it a DEFAULT, which can be dropped later",
+            )
     mapped, kept = _backward(connection, change, before, after, values, following, spec)
     backward = Flow(
         source=home,
@@ -425,24 +430,22 @@ def _dependents(
     kept: Sequence[str],
 ) -> dict[str, Any]:
     at = Place(schema_name=old.schema_name, name=old.name)
-    keys = alteration.keys
-    dropped = [{"table": str(at), "name": name} for name in keys.dropped]
-    gone = {column.name for column in old.columns} - set(following)
-    for rule in old.constraints:
-        if rule.kind == "f" and gone & set(rule.columns) and rule.name not in keys.dropped:
-            dropped.append({"table": str(at), "name": rule.name})
-    for name, schema, table, columns, constraint in connection.execute(_INCOMING.encode(), [old.oid]):
-        child = Place(schema_name=schema, name=table)
-        if constraint in keys.cascaded:
-            dropped.append({"table": str(child), "name": name})
-            continue
+    added, dropped = _foreign_keys(connection, at, old, new, alteration.keys, following)
+    for name, schema, table, columns in connection.execute(_INCOMING.encode(), [old.oid]):
         wanted = [following.get(column) for column in columns]
-        if not any(_referable(index, wanted) for index in new.indexes):
-            raise StepFailed(
-                f'foreign key "{name}" of {child} refers to ({", ".join(columns)}) of {change.table}, over which there '
-                "would be no unique constraint any more",
-                hint="drop the foreign key first, or the constraint with CASCADE",
-            )
+        if any(_referable(index, wanted) for index in new.indexes):
+            if wanted != columns and (schema, table) != (old.schema_name, old.name):
+                raise StepFailed(
+                    f'foreign key "{name}" of {Place(schema_name=schema, name=table)} refers to a column of '
+                    f"{change.table} that is renamed",
+                    hint="RENAME COLUMN takes a moment: write it as a `sql` step",
+                )
+            continue
+        raise StepFailed(
+            f'foreign key "{name}" of {Place(schema_name=schema, name=table)} refers to ({", ".join(columns)}) of '
+            f"{change.table}, over which there would be no unique constraint any more",
+            hint="drop the foreign key first",
+        )
     widened = []
     for column in new.columns:
         value = values[column.name]
@@ -464,14 +467,69 @@ def _dependents(
         and not column.identity
     ]
     return {
-        "foreign_keys_added": keys.added,
+        "foreign_keys_added": added,
         "foreign_keys_dropped": dropped,
-        "foreign_keys_validated": keys.validated,
-        "foreign_keys_renamed": keys.renamed,
         "sequences_widened": widened,
         "columns": {column.name: following.get(column.name) for column in old.columns},
         "warnings": warnings,
     }
+
+
+_PRIMARY = """
+select array_agg(a.attname::text order by k.place)
+from pg_catalog.pg_index as i
+cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (number, place)
+join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number
+where i.indrelid = pg_catalog.to_regclass(%s) and i.indisprimary and k.place <= i.indnkeyatts
+"""
+
+
+def _foreign_keys(
+    connection: Connection,
+    at: Place,
+    old: Definition,
+    new: Definition,
+    keys: ForeignKeys,
+    following: Mapping[str, str],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the table's own foreign keys that the new table has otherwise, and the names of those it has no more."""
+    common = {"table": str(at), "partitioned": new.kind == "p"}
+    added = []
+    for entry in keys.added:
+        given = entry["refers_columns"]
+        if not given:
+            row = connection.execute(_PRIMARY.encode(), [entry["refers"]]).fetchone()
+            given = row[0] if row and row[0] else []
+        added.append({**entry, **common, "refers_columns": given})
+    dropped = list(keys.dropped)
+    for rule in old.constraints:
+        if rule.kind != "f" or rule.name in keys.dropped or rule.refers_to is None:
+            continue
+        columns = [following.get(column) for column in rule.columns]
+        refers = Place(schema_name=rule.refers_to[0], name=rule.refers_to[1])
+        itself = refers == at
+        theirs = [following.get(column) if itself else column for column in rule.refers_columns]
+        name = keys.renamed.get(rule.name, rule.name)
+        validated = rule.valid or rule.name in keys.validated
+        same = (list(rule.columns), list(rule.refers_columns), rule.name, rule.valid)
+        if (columns, theirs, name, validated) == same:
+            continue
+        dropped.append(rule.name)
+        mine, others = [each for each in columns if each], [each for each in theirs if each]
+        if len(mine) == len(columns) and len(others) == len(theirs):
+            added.append(
+                {
+                    "name": name,
+                    "definition": altering.with_columns(rule.definition, mine, others),
+                    "columns": mine,
+                    "refers": str(refers),
+                    "refers_columns": others,
+                    "validated": validated,
+                    "comment": rule.comment,
+                    **common,
+                }
+            )
+    return added, dropped
 
 
 def _referable(index: Index, columns: Sequence[str | None]) -> bool:

@@ -21,9 +21,9 @@ from segue.model.impact import Lock
 from segue.model.quantities import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from segue.databases.postgresql.online.reading import Definition
+    from segue.databases.postgresql.online.reading import Column, Definition
     from segue.databases.postgresql.online.site import Connection
     from segue.databases.postgresql.touching import Outcome, Work
 
@@ -176,7 +176,7 @@ class _Native:
             self.result.back[0:0] = reversed(self._undo)
             self._rest, self._undo = [], []
 
-    def _steps(self, node: Any, statements: Sequence[str], back: Sequence[str]) -> None:
+    def _steps(self, node: Any, statements: Iterable[str], back: Sequence[str]) -> None:
         self._flush(node)
         self.result.statements += statements
         self.result.back[0:0] = back
@@ -186,7 +186,7 @@ class _Native:
     def _online(self, node: Any, part: str, command: Any) -> bool:
         """Write a command in its online form; return whether it has one."""
         if part == "AT_SetNotNull":
-            self._steps(node, self._required(command.name), [*self._optional(command.name)])
+            self._steps(node, map(self._alter, self._required(command.name)), [*self._optional(command.name)])
             return True
         if part != "AT_AddConstraint":
             return False
@@ -200,7 +200,7 @@ class _Native:
             return self._checked(node, constraint, kind)
         if kind == "CONSTR_NOTNULL":
             column = strings(constraint.keys)[0]
-            self._steps(node, self._required(column), [*self._optional(column)])
+            self._steps(node, map(self._alter, self._required(column)), [*self._optional(column)])
             return True
         if kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY"):
             return self._unique(node, constraint, primary=kind == "CONSTR_PRIMARY")
@@ -210,13 +210,13 @@ class _Native:
         return f"ALTER TABLE {self._place} {words}"
 
     def _required(self, column: str) -> list[str]:
-        """Return the statements that make a column NOT NULL without a scan under the lock."""
+        """Return what ALTER TABLE says to make a column NOT NULL without a scan under the lock."""
         rule = quoted(self._rule(column))
         return [
-            self._alter(f"ADD CONSTRAINT {rule} CHECK ({quoted(column)} IS NOT NULL) NOT VALID"),
-            self._alter(f"VALIDATE CONSTRAINT {rule}"),
-            self._alter(f"ALTER COLUMN {quoted(column)} SET NOT NULL"),
-            self._alter(f"DROP CONSTRAINT {rule}"),
+            f"ADD CONSTRAINT {rule} CHECK ({quoted(column)} IS NOT NULL) NOT VALID",
+            f"VALIDATE CONSTRAINT {rule}",
+            f"ALTER COLUMN {quoted(column)} SET NOT NULL",
+            f"DROP CONSTRAINT {rule}",
         ]
 
     def _optional(self, column: str) -> Iterator[str]:
@@ -271,14 +271,14 @@ class _Native:
         words += f" INCLUDE ({', '.join(map(quoted, included))})" if included else ""
         words += " NULLS NOT DISTINCT" if constraint.nulls_not_distinct else ""
         words += f" TABLESPACE {quoted(constraint.indexspace)}" if constraint.indexspace else ""
-        statements, back = [], [self._alter(f"DROP CONSTRAINT IF EXISTS {name}")]
-        back.append(
-            f"DROP INDEX CONCURRENTLY IF EXISTS {Place(schema_name=self._place.schema_name, name=constraint.conname)}"
-        )
+        statements: list[str] = []
+        back = [self._alter(f"DROP CONSTRAINT IF EXISTS {name}")]
+        index = Place(schema_name=self._place.schema_name, name=constraint.conname)
+        back.append(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
         for column in keys if primary else ():
             known = self._table.column(column)
             if known is None or not known.not_null:
-                statements += self._required(column)
+                statements += map(self._alter, self._required(column))
                 back += self._optional(column)
         later = " DEFERRABLE" if constraint.deferrable else ""
         later += " INITIALLY DEFERRED" if constraint.initdeferred else ""
@@ -301,17 +301,19 @@ class _Native:
             self._undo += [self._alter(words) for words in undo]
 
     def _reversed(self, part: str, command: Any) -> list[str] | None:
-        """Return what takes a command back; None where nothing does."""
+        """Return what takes a command back, in the order in which it is turned around; None where nothing does."""
+        from postgast import pg_query_pb2 as pb
+
         definition = getattr(command, "def")  # a keyword of Python, so not command.def
         column = self._table.column(command.name) if command.name else None
-        head = f"ALTER COLUMN {quoted(command.name)}"
         if part == "AT_AddColumn":
             known = self._table.column(definition.column_def.colname)
             return [] if known is not None else [f"DROP COLUMN IF EXISTS {quoted(definition.column_def.colname)}"]
         if part == "AT_AddConstraint":
             constraint = definition.constraint
             if not constraint.conname:
-                constraint.conname = self._free("_".join(strings(constraint.fk_attrs)), "key")
+                foreign = constraint.contype == pb.CONSTR_FOREIGN
+                constraint.conname = self._free("_".join(strings(constraint.fk_attrs)), "fkey" if foreign else "check")
             return [f"DROP CONSTRAINT IF EXISTS {quoted(constraint.conname)}"]
         if part == "AT_DropConstraint":
             return self._constraint_again(command.name)
@@ -319,13 +321,17 @@ class _Native:
             return []
         if column is None:
             return self._parameters(part, definition)
+        return self._column_again(part, column, definition)
+
+    def _column_again(self, part: str, column: Column, definition: Any) -> list[str] | None:
+        head = f"ALTER COLUMN {quoted(column.name)}"
         match part:
             case "AT_ColumnDefault" if not column.generated:
                 return [f"{head} SET DEFAULT {column.default}" if column.default else f"{head} DROP DEFAULT"]
             case "AT_SetNotNull":
                 return [] if column.not_null else [f"{head} DROP NOT NULL"]
             case "AT_DropNotNull":
-                return [f"{head} SET NOT NULL"] if column.not_null else []
+                return [*reversed(self._required(column.name))] if column.not_null else []
             case "AT_SetStatistics":
                 return [f"{head} SET STATISTICS {-1 if column.statistics is None else column.statistics}"]
             case "AT_SetStorage" if column.storage is not None:

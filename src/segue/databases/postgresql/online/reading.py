@@ -74,6 +74,8 @@ class Constraint(_Value):
     columns: tuple[str, ...] = ()
     index: str | None = None
     refers_to: tuple[str, str] | None = None  # schema and name of the table that a foreign key leads to
+    refers_columns: tuple[str, ...] = ()
+    comment: str | None = None
     local: bool = True
     part: bool = False  # of the same constraint of a partitioned table above
 
@@ -288,7 +290,12 @@ select c.conrelid::bigint, c.conname, c.contype::text, pg_catalog.pg_get_constra
         select array[fn.nspname::text, f.relname::text] from pg_catalog.pg_class as f
         join pg_catalog.pg_namespace as fn on fn.oid = f.relnamespace where f.oid = c.confrelid
     ) end,
-    c.conislocal, c.conparentid <> 0
+    c.conislocal, c.conparentid <> 0,
+    array(
+        select a.attname::text from unnest(c.confkey) with ordinality as k (number, place)
+        join pg_catalog.pg_attribute as a on a.attrelid = c.confrelid and a.attnum = k.number order by k.place
+    ),
+    pg_catalog.obj_description(c.oid, 'pg_constraint')
 from pg_catalog.pg_constraint as c
 where c.conrelid = any(%(oids)s::oid[]) and c.contype in ('c', 'p', 'u', 'x', 'f')
 order by c.conrelid, c.contype, c.conname
@@ -435,6 +442,8 @@ def _constraint(row: tuple[Any, ...]) -> Constraint:
         refers_to=(row[7][0], row[7][1]) if row[7] else None,
         local=row[8],
         part=row[9],
+        refers_columns=tuple(row[10]),
+        comment=row[11],
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from segue.databases.postgresql.catalogue import BLOCK, Catalogue
-from segue.databases.postgresql.online import altering, flows, reading, writing
+from segue.databases.postgresql.online import altering, flows, preflight, reading, writing
 from segue.databases.postgresql.online.blueprint import Index, Member, Place, Relation
 from segue.databases.postgresql.online.writing import name as quoted
 from segue.databases.postgresql.relations import qualified
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.online.reading import Definition
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec, TableChange
-
-#: The longest name that the server keeps whole, in bytes.
-NAME_BYTES = 63
 
 
 def schemas(change_id: str) -> tuple[str, str]:
@@ -52,6 +49,7 @@ def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tupl
     """
     connection = site.work
     new_schema, old_schema = schemas(change_id)
+    _look_before(connection, spec)
     with connection.transaction(force_rollback=True):
         _make_schema(connection, new_schema)
         drawn = [each for change in spec.tables for each in _draw(connection, change, new_schema)]
@@ -61,6 +59,46 @@ def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tupl
         with connection.transaction(force_rollback=True):
             members.append(_member(connection, number, one, change_id, spec, (new_schema, old_schema)))
     return tuple(members)
+
+
+def _look_before(connection: Connection, spec: ChangeSpec) -> None:
+    """Refuse with every reason that the catalogue shows, before the server is asked to do anything."""
+    tables = [reading.read(connection, change.table) for change in spec.tables]
+    refused = preflight.standing(connection, [one.oid for table in tables for one in table.everything()])
+    refused += [line for table in tables for line in preflight.shape(table)]
+    seen: set[int] = set()
+    for table in tables:
+        if table.oid in seen:
+            refused.append(f'"{table.name}" stands twice in the change: give its ALTERs together')
+        seen.add(table.oid)
+    if refused:
+        raise StepFailed(
+            "the tables cannot be changed online",
+            details=refused,
+            hint="nothing was changed; each line says what stands in the way, and what to do",
+        )
+
+
+def rehearse(connection: Connection, change: TableChange) -> None:
+    """Have the server try a table's ALTERs on an empty clone, of which nothing stays.
+
+    Raises StepFailed for what it refuses. What cannot be tried on a clone, such as OWNER TO, is not tried.
+    """
+    table = reading.read(connection, change.table)
+    if table.kind not in ("r", "p") or table.parents or table.of_type or (table.kind == "r" and table.below):
+        return
+    schema, _ = schemas("rehearsed")
+    alteration = altering.Alteration(table, lambda name: _resolve(connection, name))
+    at = writing.place(table, schema)
+    with connection.transaction(force_rollback=True):
+        try:
+            _make_schema(connection, schema)
+            _send(connection, _clone(table, schema), "no clone")
+        except StepFailed:
+            return  # it may be done all the same: it only cannot be tried
+        for text in change.alter:
+            if alteration.tries(text):
+                _send(connection, alteration.read(text, at), f"{change.table}: the server refuses {text}")
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
@@ -76,7 +114,6 @@ def _make_schema(connection: Connection, schema: str) -> None:
 def _draw(connection: Connection, change: TableChange, schema: str) -> Iterator[_Drawn]:
     """Clone a table, have the server alter the clone, and read it back."""
     old = reading.read(connection, change.table)
-    _check_kind(old)
     alteration = altering.Alteration(old, lambda name: _resolve(connection, name))
     at = writing.place(old, schema)
     _send(connection, _clone(old, schema), f"a clone of {change.table} cannot be made")
@@ -92,32 +129,6 @@ def _draw(connection: Connection, change: TableChange, schema: str) -> Iterator[
         new, homes = _rebuild(connection, change, old, new, at)
     yield _Drawn(change, old, new, alteration, homes)
     connection.execute(f"drop table {at} cascade".encode())
-
-
-def _check_kind(table: Definition) -> None:
-    """Refuse what has no rows of its own, or whose clone would be another thing."""
-    shown = str(Place(schema_name=table.schema_name, name=table.name))
-    words = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-    if table.kind not in ("r", "p"):
-        raise StepFailed(
-            f"{shown} is {words.get(table.kind, 'not a table')}", hint="an online change is one of a table"
-        )
-    if table.persistence == "t":
-        raise StepFailed(f"{shown} is a temporary table", hint="nobody else sees it: write a `sql` step")
-    if table.bound is not None:
-        parent = Place(schema_name=table.parents[0][0], name=table.parents[0][1])
-        raise StepFailed(f"{shown} is a partition of {parent}", hint=f"change {parent}: its partitions go along")
-    if table.parents:
-        parent = Place(schema_name=table.parents[0][0], name=table.parents[0][1])
-        raise StepFailed(f"{shown} inherits from {parent}", hint=f"change {parent}: what inherits from it goes along")
-    if table.kind == "r" and table.below:
-        child = Place(schema_name=table.below[0].schema_name, name=table.below[0].name)
-        raise StepFailed(f"{child} inherits from {shown}", hint="tables that others inherit from cannot be changed yet")
-    if table.of_type is not None:
-        raise StepFailed(
-            f"{shown} is of the type {table.of_type}",
-            hint="ALTER TABLE … NOT OF detaches it from the type; or alter it",
-        )
 
 
 def _resolve(connection: Connection, name: str) -> Place:
