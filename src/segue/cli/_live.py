@@ -29,6 +29,7 @@ _WORDS = {
     "connection-back",
     "retry",
     "note",
+    "phase",
     "undoing",
     "stopping",
     "took-over",
@@ -137,6 +138,9 @@ class _Lines:
 
     def _show_progress(self, event: Event) -> None:
         detail: Any = event.detail
+        if "phase" in detail:
+            self._show_change(event)
+            return
         known = detail["percent"] is not None
         words = f"{event.step}: {count(detail['done'])} "
         if not known:
@@ -155,6 +159,21 @@ class _Lines:
         # In a log a line for every tenth is enough; where nobody knows the whole, one whenever the rows doubled.
         mark = int(detail["percent"] // 10) if known else 100 + int(detail["done"]).bit_length()
         if self._progress.get(event.step or "") != mark:
+            self._progress[event.step or ""] = mark
+            output.say("  " + words)
+
+    def _show_change(self, event: Event) -> None:
+        """Show how far an online change is; its phases have lines of their own."""
+        detail: Any = event.detail
+        words = f"{event.step}: {int(detail['percent'])} %, {event.message}"
+        if detail.get("rows_per_second"):
+            words += f", {count(detail['rows_per_second'])} rows/s"
+        if detail.get("seconds_left"):
+            words += f", about {duration(detail['seconds_left'])} left"
+        mark = int(detail["percent"] // 10)
+        if self._live:
+            self._draw("… " + words)
+        elif self._progress.get(event.step or "") != mark:
             self._progress[event.step or ""] = mark
             output.say("  " + words)
 

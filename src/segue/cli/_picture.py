@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from segue.cli import _standing, output
+from segue.cli import _changes, _standing, output
 from segue.model.quantities import count, duration, size
 
 #: A line: pieces of text, each with a style of Rich's.
@@ -255,6 +255,12 @@ class _Draft:
             job = {**job, "rows_per_second": self._rates[step["name"]]}
         busy = status in ("running", "undoing", "begun")
         used = sum(output.width_of(text) for text, _ in line) + 2
+        change = step.get("change")
+        if busy and change is not None and status != "undoing":
+            line += [("  ", ""), *self._bar(change, self._width - used)]
+            details = _changes.progress(change, self._rates.get(step["name"]))
+            holds = [found for words in _changes.in_the_way(change) for found in self._wrapped(words, "   ")]
+            return [line, *([("   " + text, "")] for text in self._packed(details, "   ")), *holds]
         if busy and job is not None:
             line += [("  ", ""), *self._bar(job, self._width - used)]
             details = progress(job)
@@ -276,14 +282,21 @@ class _Draft:
             waiting = self._item["waiting_for"] or {}
             return "waits" if waiting.get("step") != step["name"] else f"waits: {waiting['message']}"
         took = _standing.step_seconds(step)
+        if "change" in step and status == "completed":
+            return f"{duration(took or 0)}, {_changes.phase(step['change'])}"
         if status == "pending" or took is None:
             return "" if status in ("pending", "completed") else status
         words = "" if status == "completed" else f"{status}, "
         rows = f", {count(step['job']['processed_rows'])} rows" if "job" in step and status == "completed" else ""
         return f"{words}{duration(took)}{rows}"
 
+    def _wrapped(self, words: str, indent: str) -> list[Line]:
+        """Return what stands in the way of a step, in lines of the screen's width."""
+        lines = textwrap.wrap(words, max(10, self._width - len(indent)), break_on_hyphens=False)[:FIELD_LINES]
+        return [[(indent + self._crop(line, self._width - len(indent)), "yellow")] for line in lines]
+
     def _bar(self, job: dict[str, Any], room: int) -> Line:
-        if not _standing.share_known(job):
+        if "phase" not in job and not _standing.share_known(job):
             return []
         share = max(0.0, min(100.0, job["percent"]))
         words = f" {int(share):>3} %"

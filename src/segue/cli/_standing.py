@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segue.cli import output
+from segue.cli import _changes, output
 from segue.cli._throttle import latency_words, pace_words
 from segue.model.quantities import count, duration, size
 
@@ -139,6 +139,26 @@ def rows(job: Mapping[str, Any]) -> str:
     return f"{done} ({int(job['percent'])} %)"
 
 
+def _far(step: Mapping[str, Any]) -> str:
+    """Return how far a step is, where it says."""
+    if "change" in step:
+        return _changes.share(step["change"])
+    return rows(step["job"]) if "job" in step else ""
+
+
+def _show_change(item: Mapping[str, Any], step: Mapping[str, Any]) -> None:
+    """Print how an online change goes on, while it does."""
+    if "change" not in step or step["change"]["phase"] not in _changes.AT_WORK:
+        return
+    lines = _changes.in_the_way(step["change"])
+    if item["driven_by"]:
+        lines = [", ".join(_changes.progress(step["change"])), *lines]
+    if lines:
+        output.data()
+    for line in lines:
+        output.data(f"{step['name']}: {line}")
+
+
 def share_known(job: Mapping[str, Any]) -> bool:
     """Return whether anybody knows how much of a job is left."""
     return bool(job["status"] == "completed" or job["processed_rows"] < (job["total_rows"] or 0))
@@ -205,11 +225,13 @@ def show(item: dict[str, Any]) -> None:
                 step["kind"],
                 step_status(item, step),
                 duration(seconds) if (seconds := step_seconds(step)) is not None else None,
-                rows(step["job"]) if "job" in step else "",
+                _far(step),
             )
             for step in item["steps"]
         ],
     )
+    for step in item["steps"]:
+        _show_change(item, step)
     if item["error"]:
         output.data()
         output.data(f"stopped: {item['error']['message']}")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue import clock
-from segue.cli import _picture, _standing, output
+from segue.cli import _changes, _picture, _standing, output
 from segue.cli._picture import Look
 from segue.errors import Busy, ExitCode, Interrupted, TargetUnreachable
 from segue.model.quantities import count, duration
@@ -179,9 +179,13 @@ def _step_changes(
         if status in ("waiting", "pending") or took is None:
             return [f"{name}: {status}"]
         rows = f", {count(step['job']['processed_rows'])} rows" if "job" in step else ""
+        if "change" in step:
+            rows = f", {_changes.phase(step['change'])}"
         return [f"{name}: {status} in {duration(took)}{rows}"]
     words = [status] if status != was else []
-    if busy and "job" in step:
+    if busy and "change" in step and status != "undoing":
+        words += _moved(name, step["change"], (earlier or {}).get("change"), told)
+    elif busy and "job" in step:
         words += _tenth(name, step["job"], told)
     return [f"{name}: {', '.join(words)}"] if words else []
 
@@ -194,6 +198,17 @@ def _tenth(name: str, job: dict[str, Any], told: dict[str, int]) -> list[str]:
         return []
     told[name] = mark
     return [*([f"{int(job['percent'])} %"] if known else []), *_picture.progress(job)]
+
+
+def _moved(name: str, change: dict[str, Any], before: dict[str, Any] | None, told: dict[str, int]) -> list[str]:
+    """Return how far an online change is, for every phase and every tenth, and what has come to stand in its way."""
+    mark = int(change["percent"] // 10)
+    words = []
+    if before is None or before["phase"] != change["phase"] or told.get(name) != mark:
+        told[name] = mark
+        words = [f"{int(change['percent'])} %", *_changes.progress(change)]
+    was = _changes.in_the_way(before) if before is not None else []
+    return [*words, *(line for line in _changes.in_the_way(change) if line not in was)]
 
 
 def _throttled(item: dict[str, Any]) -> str | None:
@@ -287,12 +302,12 @@ class Rates:
         """Take a look into account; return rows per second by step, for those that were looked at for long enough."""
         found = {}
         for step in look.item["steps"]:
-            job = step.get("job")
-            if job is None or job["status"] != "running":
+            rows = _rows(step)
+            if rows is None:
                 self._seen.pop(step["name"], None)
                 continue
             seen = self._seen.setdefault(step["name"], deque())
-            moment, rows = look.at.timestamp(), job["processed_rows"]
+            moment = look.at.timestamp()
             if seen and rows < seen[-1][1]:
                 seen.clear()
             seen.append((moment, rows))
@@ -301,6 +316,17 @@ class Rates:
             if moment - seen[0][0] >= RATE_SECONDS / 2:
                 found[step["name"]] = (rows - seen[0][1]) / (moment - seen[0][0])
         return found
+
+
+def _rows(step: dict[str, Any]) -> int | None:
+    """Return how many rows a step has come to; None where it works on none now."""
+    change, job = step.get("change"), step.get("job")
+    if change is not None:
+        found: int | None = {"copying-data": change["rows_copied"], "verifying": change["rows_compared"]}.get(
+            change["phase"]
+        )
+        return found
+    return int(job["processed_rows"]) if job is not None and job["status"] == "running" else None
 
 
 @contextmanager

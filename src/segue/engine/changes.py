@@ -85,6 +85,7 @@ class Change:
         self._retention = retention_days
         self._alterations = alterations
         self._written = 0.0
+        self._entered = clock.ticks()
         self._shadows: dict[int, str] = {}
         self._synced: dict[int, bool] = {}
         self._share = 0.0
@@ -190,6 +191,13 @@ class Change:
         """Record what is done now; phases that this record has missed are gone through one by one."""
         if phase == self._phase:
             return
+        now = clock.ticks()
+        # Several processes may have worked on it: the seconds of all of them.
+        spent = dict(self._metrics.get("phase_seconds") or {})
+        if self._phase in _ORDER[:-2]:
+            spent[self._phase] = round(spent.get(self._phase, 0.0) + now - self._entered, 2)
+        self._metrics["phase_seconds"] = spent
+        self._entered = now
         self._since = None
         self._seen.clear()
         self._share = 0.0
@@ -389,6 +397,11 @@ class Change:
         if latency:
             self._metrics.setdefault("latency_before", latency)
             self._metrics["latency"] = latency
+            worst = dict(self._metrics.get("latency_by_phase") or {})
+            told = latency.get("p95", latency.get("told"))
+            if told is not None:
+                worst[self._phase] = max(told, worst.get(self._phase, 0.0))
+            self._metrics["latency_by_phase"] = worst
         return {
             "progress_percent": round(self._percent, 2),
             "rows_copied": self._rows,
@@ -413,9 +426,12 @@ class Change:
         self._record.written(write)
         journal.point("change-written")
         left = self._left()
+        words = _words(self._phase)
+        if self._phase in (OnlineChangePhase.COPYING_DATA, OnlineChangePhase.VERIFYING) and self._seen:
+            words += f", {self._seen[-1][1]:,} of about {self._total:,} rows"
         self._record.tell(
             "progress",
-            f"{_words(self._phase)}: {self._rows:,} of about {self._total:,} rows copied",
+            words,
             step=self._step,
             done=self._rows,
             total=self._total or None,

@@ -107,6 +107,61 @@ def test_a_screen_shows_all_that_goes_on(width: int) -> None:
         assert words in shown
 
 
+CHANGE = {
+    "phase": "copying-data",
+    "strategy": "shadow-table",
+    "percent": 31.5,
+    "rows_copied": 2000,
+    "rows_compared": None,
+    "total_rows": 4000,
+    "rows_per_second": 1000.0,
+    "estimated_completion": None,
+    "conflicts": 0,
+    "waiting": None,
+    "blockers": [],
+    "slowed": None,
+}
+SWAPPING = {
+    **CHANGE,
+    "phase": "swapping",
+    "percent": 98.0,
+    "conflicts": 3,
+    "waiting": "the swap waits for `segue change cutover`",
+    "blockers": ["pid 7 (reports, active for 90 s) holds ACCESS SHARE on orders"],
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_screen_shows_an_online_change(width: int) -> None:
+    content = item(step(1, "change", "running", change={**CHANGE, "slowed": "replica two is behind"}))
+    shown = " ".join(text(draw(look(content), 0.0, width=width, height=24)).split())
+    assert "31 %" in shown
+    assert "copying rows, 2,000 of about 4,000 rows, 1,000 rows/s" in shown
+    assert "slowed down: replica two is behind" in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_screen_says_what_a_swap_waits_for(width: int) -> None:
+    shown = " ".join(
+        text(draw(look(item(step(1, "change", "running", change=SWAPPING))), 0.0, width=width, height=24)).split()
+    )
+    for words in ("98 %", "3 rows do not fit", "`segue change cutover`", "in the way: pid 7 (reports, active"):
+        assert words in shown
+
+
+def test_lines_tell_phases_tenths_and_what_comes_in_the_way() -> None:
+    told: dict[str, int] = {}
+    running = item(step(1, "change", "running", change=CHANGE))
+    assert "31 %, copying rows" in " ".join(_watch.changes(None, running, told))
+    assert _watch.changes(running, running, told) == []
+    swapping = item(step(1, "change", "running", change=SWAPPING))
+    said = " ".join(_watch.changes(running, swapping, told))
+    assert "98 %, swapping" in said
+    assert "in the way: pid 7" in said
+    ended = item(step(1, "change", "completed", change={**CHANGE, "phase": "reversible"}))
+    assert any("the old table is kept current" in line for line in _watch.changes(swapping, ended, told))
+
+
 STATUSES = st.sampled_from(["completed", "running", "failed", "waiting", "pending", "skipped", "warned"])
 WORDS = st.text(max_size=80)
 
