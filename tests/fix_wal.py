@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from fix_online import CHANGE, Assemble, HandMade
 from fix_servers import DEBIAN, short_folder
 from fix_standbys import Server
-from fix_targets import rows, run_sql
+from fix_targets import rows, run_sql, value
 
-from segue.databases.postgresql.connection import open_session
-from segue.databases.postgresql.lease import Lease
-from segue.databases.postgresql.online import ghost
-from segue.databases.postgresql.online.blueprint import Blueprint, Flow, KeyColumn, Mapped, Member, Place, Relation
-from segue.databases.postgresql.online.site import Site
-from segue.ports import Patience, Waits
+from segue.databases.postgresql.online import capture, ghost
+from segue.databases.postgresql.online.blueprint import Blueprint, Member
+from segue.databases.postgresql.online.drain import Drainer
+from segue.model.online import Drained
+from segue.ports import Patience
 
-#: The log is written to the disk seldom, so that a commit that does not wait for it is seen to be late.
+#: Commits wait for the log, unless they say otherwise; then it is not written for a long time.
 LOGICAL = {
     "wal_level": "logical",
+    "synchronous_commit": "on",
     "max_prepared_transactions": "20",
     "wal_writer_delay": "10s",
-    "wal_writer_flush_after": "0",
     "autovacuum": "off",
-    "bgwriter_delay": "10s",
-    "checkpoint_timeout": "1h",
-    # The tests' own sessions commit as an application does.
-    "synchronous_commit": "on",
 }
 ITEMS = "CREATE TABLE items (id bigint PRIMARY KEY, code text UNIQUE, n integer, note text)"
-PATIENCE = Patience(locks=10, work=30)
+NEW_ITEMS = "(id bigint NOT NULL, code text, n bigint, note text)"
 
 
-def own(bin_dir: Path | None) -> Iterator[Server]:
-    """Run a server whose log is logical, for as long as somebody asks for it."""
+@contextmanager
+def logical(bin_dir: Path | None, **options: str) -> Iterator[Server]:
+    """Run a server whose log is logical."""
     folder = short_folder()
-    server = Server(folder, bin_dir, LOGICAL)
+    server = Server(folder, bin_dir, {**LOGICAL, **options})
     try:
         with server.cluster.use():
             yield server
@@ -55,7 +51,8 @@ def own(bin_dir: Path | None) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def logical_server() -> Iterator[Server]:
     """Give an embedded server whose log is logical."""
-    yield from own(None)
+    with logical(None) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -64,111 +61,134 @@ def logical_debian_server() -> Iterator[Server]:
     if not (DEBIAN / "postgres").exists():
         outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
-    yield from own(DEBIAN)
+    with logical(DEBIAN) as server:
+        yield server
 
 
 @pytest.fixture(params=["embedded", "debian"])
 def any_logical(request: pytest.FixtureRequest) -> Server:
     """Give each server whose log is logical in turn."""
-    server: Server = request.getfixturevalue(
-        "logical_server" if request.param == "embedded" else "logical_debian_server"
-    )
+    name = "logical_server" if request.param == "embedded" else "logical_debian_server"
+    server: Server = request.getfixturevalue(name)
     return server
 
 
 @dataclass
 class Followed:
-    """Tables of a change with their logs, on a site of its own."""
+    """Tables of a change with their logs, each assembled by hand, and one slot for all of them."""
 
     url: str
-    site: Site
+    hands: tuple[HandMade, ...]
     blueprint: Blueprint
     notes: list[str]
     stack: ExitStack
 
+    @property
+    def hand(self) -> HandMade:
+        """Return the first table."""
+        return self.hands[0]
+
     def begin(self, work: float = 30) -> None:
-        ghost.begin(self.site, self.blueprint, Patience(locks=10, work=work), self.notes.append)
+        """Make publication and slot, and wait for whom it has to."""
+        ghost.begin(self.hand.site, self.blueprint, Patience(locks=10, work=work), self.notes.append)
 
     def reader(self, **settings: Any) -> ghost.Reader:
-        found = ghost.Reader(self.site, self.blueprint, **settings)
-        found.start()
+        """Start a reader; it is stopped at the end."""
+        found = ghost.Reader(self.hand.site, self.blueprint, **settings)
         self.stack.callback(found.stop)
+        found.start()
         return found
 
-    def log(self, number: int = 1) -> list[tuple[Any, ...]]:
-        """Return the distinct keys of a member's log, None for a table that was emptied."""
-        (member,) = (member for member in self.blueprint.members if member.number == number)
-        place = self.blueprint.log(member, "forward")
-        return [row[:-1] for row in rows(self.url, f"SELECT DISTINCT {columns(member)}, 1 FROM {place} ORDER BY 1")]
+    def settle(self) -> None:
+        """Copy the first table, and give its shadow its key."""
+        self.hand.copy()
+        self.hand.index()
 
-    def keys(self, number: int = 1) -> list[Any]:
-        return [row[0] for row in self.log(number)]
+    @property
+    def drainer(self) -> Drainer:
+        """Return the first table's drainer, in a session that waits for no standby."""
+        hand = self.hand
+        if hand._drainer is None:
+            session = hand.site.open(synchronous_commit="local")
+            self.stack.callback(session.close)
+            hand._drainer = Drainer(session, hand.flow, hand.log, CHANGE, hand.member, hand.direction)
+        return hand._drainer
+
+    def drain(self, reader: ghost.Reader, most: int | None = None, *, compare: bool = False) -> Drained:
+        """Drain the first table's log."""
+        return ghost.drain(self.hand.site, reader, self.drainer, most, compare=compare)
+
+    def keys(self, number: int = 0) -> list[Any]:
+        """Return the first column of a table's logged keys, each once; None where it was emptied."""
+        return [row[0] for row in self.hands[number].touched()]
+
+    def slot(self, column: str) -> Any:
+        """Return what the server shows of the slot; None where it has none."""
+        found = rows(
+            self.url, f"SELECT {column} FROM pg_replication_slots WHERE slot_name = %s", ghost.slot_name(self.blueprint)
+        )
+        return found[0][0] if found else None
+
+    def left(self) -> tuple[int, int]:
+        """Return how many slots and publications of ours there are."""
+        return (
+            value(self.url, "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'segue%'"),
+            value(self.url, "SELECT count(*) FROM pg_publication WHERE pubname LIKE 'segue%'"),
+        )
 
 
-def columns(member: Member) -> str:
-    return ", ".join(f"segue_k{number}" for number, _ in enumerate(member.forward.key, 1))
-
-
-def member_of(url: str, number: int, table: str, change: str) -> Member:
-    """Draw up a member as a table that becomes what it is already."""
-    found = rows(
-        url,
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnum = ANY (i.indkey), c.oid, c.relkind "
-        "FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
-        "LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary WHERE c.oid = %s::regclass ORDER BY a.attnum",
-        table,
+def member_of(hand: HandMade) -> Member:
+    """Return a table that was assembled by hand as a member of a change."""
+    return Member(
+        number=hand.member,
+        oid=value(hand.url, "SELECT %s::regclass::oid", hand.source),
+        table=hand.flow.source,
+        old=hand.relations,
+        new=(),
+        forward=hand.flow,
+        backward=hand.flow,
     )
-    source = Place(schema_name="public", name=table)
-    into = Place(schema_name=f"segue_{change}_new", name=table)
-    flow = Flow(
-        source=source,
-        into=into,
-        key=tuple(KeyColumn(name=name, type=kind, into=name, into_type=kind) for name, kind, key, *_ in found if key),
-        columns=tuple(Mapped(into=name, type=kind, expression=f'"{name}"') for name, kind, *_ in found),
-    )
-    old = Relation(place=source, goes_to=f"segue_{change}_old", kind=found[0][4])
-    new = Relation(place=into, goes_to="public", kind=found[0][4])
-    return Member(number=number, oid=found[0][3], table=source, old=(old,), new=(new,), forward=flow, backward=flow)
 
 
 @pytest.fixture
-def follow() -> Iterator[Callable[..., Followed]]:
-    """Give a function that draws up a change of tables on a database; nothing of it runs on at the end."""
+def follow(assemble: Assemble) -> Iterator[Callable[..., Followed]]:
+    """Give a function that assembles a change of tables, by their shadows' definitions, to be followed by a slot."""
     with ExitStack() as stack:
 
-        def make(url: str, *tables: str, sql: tuple[str, ...] = ()) -> Followed:
-            run_sql(url, *sql)
-            change = "t" + secrets.token_hex(3)
-            lease = stack.enter_context(closing(Lease(url, execution=f"e{change}", holder="tester")))
-            sessions = [open_session(url, application=lease.application, schema="public") for _ in range(2)]
-            for session in sessions:
-                stack.enter_context(closing(session))
-            site = Site(*sessions, lease, url=url, schema="public", waits=Waits())
-            members = tuple(member_of(url, number, table, change) for number, table in enumerate(tables, 1))
-            blueprint = Blueprint(id=change, strategy="ghost", members=members)
-            for member in members:
-                keys = ", ".join(f"segue_k{n} {column.type}" for n, column in enumerate(member.forward.key, 1))
-                run_sql(
-                    url,
-                    f"CREATE TABLE {blueprint.log(member, 'forward')} "
-                    f"(xid xid8 NOT NULL DEFAULT pg_current_xact_id(), {keys})",
-                )
-            followed = Followed(url, site, blueprint, [], stack.enter_context(ExitStack()))
-            # Before the lease goes: a server that a module shares has only so many slots.
-            stack.callback(_forget, url, blueprint)
-            return followed
+        def make(server: Server, *setup: str, **shadows: str) -> Followed:
+            url = server.database()
+            run_sql(url, *setup)
+            hands = tuple(
+                assemble(url, table, shadow, member=number, capture=False)
+                for number, (table, shadow) in enumerate(shadows.items(), 1)
+            )
+            for hand in hands:
+                capture.make_log(hand.site, hand.flow, hand.log)
+            blueprint = Blueprint(id=CHANGE, strategy="ghost", members=tuple(map(member_of, hands)))
+            assert [blueprint.log(member, "forward") for member in blueprint.members] == [hand.log for hand in hands]
+            stack.callback(_forget, server, ghost.slot_name(blueprint))
+            return Followed(url, hands, blueprint, [], stack.enter_context(ExitStack()))
 
         yield make
 
 
-def _forget(url: str, blueprint: Blueprint) -> None:
-    name = ghost.slot_name(blueprint)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s "
-            "AND active_pid IS NOT NULL",
-            [name],
-        )
-        connection.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name]
-        )
+def _forget(server: Server, name: str) -> None:
+    """Leave nothing to the next test: slots are the whole server's."""
+    with psycopg.connect(server.cluster.url("postgres"), autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = local")
+        for action in ("pg_terminate_backend(active_pid, 5000)", "pg_drop_replication_slot(slot_name)"):
+            connection.execute(f"SELECT {action} FROM pg_replication_slots WHERE slot_name = %s".encode(), [name])
+
+
+@contextmanager
+def no_standby(server: Server) -> Iterator[None]:
+    """Have every commit wait for a standby that is not there."""
+    with psycopg.connect(server.cluster.url("postgres"), autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nosuch'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
