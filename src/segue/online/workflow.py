@@ -101,10 +101,18 @@ class Workflow:
         self._change = run.target.online(run.key(0, FORWARD), self._spec)
         try:
             self._open()
+            if self._change.phase is Phase.COMPLETED:
+                raise StepFailed(
+                    "the way back has ended: the old tables were dropped",
+                    hint="change the tables again, the other way round, or restore a backup",
+                )
             if self._chosen.native:
                 self._native_back()
-            elif self._change.phase in (Phase.REVERSIBLE, Phase.COMPLETED):
-                self._swap_back()
+            elif self._change.phase in (Phase.REVERSIBLE, Phase.ROLLED_BACK):
+                # One that was killed right after it had swapped back has its foreign keys still to be validated.
+                if self._change.phase is Phase.REVERSIBLE:
+                    self._swap_back()
+                self._change.complete(run.patience, run.note, run.boundary)
             self._change.discard(run.patience, run.note)
             self._record.phase(Phase.ROLLED_BACK)
             run.target.mark(run.key(WHOLE), {})
@@ -144,6 +152,12 @@ class Workflow:
             Phase.VERIFYING: self._verify,
             Phase.SWAPPING: self._swap,
         }
+        if change.phase in (Phase.CANCELLED, Phase.ROLLED_BACK):
+            change.discard(run.patience, run.note)
+            raise StepFailed(
+                "this change was given up, and what it had made is removed",
+                hint="`segue rollback` closes this execution; begin a new one",
+            )
         while (phase := change.phase) in acts:
             run.boundary()
             with self._timed(phase):
@@ -322,7 +336,6 @@ class Workflow:
             break
         self._record.measure(swap_back_lock_ms=round(swapped.milliseconds, 2))
         run.note(f"swapped back: locks held for {swapped.milliseconds:.0f} ms")
-        change.complete(run.patience, run.note, run.boundary)
 
     # -- both
 

@@ -697,13 +697,15 @@ class PostgresChange:
             if self._blueprint is None:
                 return
             self._end_sessions()
+            if self._phase is not Phase.ROLLED_BACK:
+                # Before anything is removed: what is half removed must never be gone on with.
+                self._advance(Phase.CANCELLED)
+                journal.point("online-given-up")
             if self.blueprint.strategy == "ghost":
                 ghost.end(self._site, self.blueprint)
             swap.remove(self._site, self.blueprint, patience, note, direction=BACKWARD)
-            phase = Phase.ROLLED_BACK if self._phase is Phase.ROLLED_BACK else Phase.CANCELLED
             with self._site.transaction() as connection:
-                self._keep(connection, phase=phase.value, ended_at=clock.now())
-            self._phase = phase
+                self._keep(connection, ended_at=clock.now())
 
     def retire(self, patience: Patience, note: Callable[[str], None]) -> None:
         """End the way back."""
