@@ -210,7 +210,13 @@ def flow_of(url: str, table: str, shadow: str, changed: dict[str, str] | None = 
             for name, kind, collation in zip(names, types, collations, strict=True)
         ),
         columns=tuple(
-            Mapped(into=name, type=kind, expression=f"({(changed or {}).get(name, quoted[name])})::{kind}")
+            # Cast to a length a text would be cut off, which an assignment refuses.
+            Mapped(
+                into=name,
+                type=kind,
+                expression=f"({(changed or {}).get(name, quoted[name])})::"
+                + ("text" if kind.startswith("character varying") else kind),
+            )
             for name, kind in gets.items()
             if name not in kept and (name in have or name in (changed or {}))
         ),

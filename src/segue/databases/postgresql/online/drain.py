@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 # A list is never analysed, so the planner knows nothing of it; of so few keys each is looked up in the key's index.
 FEW_KEYS = 5_000
-_FEW = "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
-_MANY = "set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on"
-_DEFAULT = (
-    "set local enable_seqscan to default; set local enable_hashjoin to default; set local enable_mergejoin to default"
-)
+_JOINS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+_FEW = ";\n".join(f"set local {name} = off" for name in _JOINS)
+_MANY = ";\n".join(f"set local {name} = on" for name in _JOINS)
+# A plan that is shunned looks dear, and what looks dear the server would compile: half a second for three rows.
+_UNCOMPILED = "set local jit = off"
+_DEFAULT = ";\n".join(f"set local {name} to default" for name in ("jit", *_JOINS))
 # Before a drain waits longer than this for a table that is being emptied or altered, it gives way.
 LOCK_WAIT = "300ms"
 # How many conflicts are tried again in each drain, those that were seen longest ago first.
@@ -65,22 +66,20 @@ class Drainer:
         whose = sql.SQL("change = {change} and member = {member} and direction = {direction}").format(
             **{name: sql.Literal(value) for name, value in self._whose.items()}
         )
-        forget = sql.SQL(
-            "delete from segue.conflict as segue_c using {} as segue_keys where {} and segue_c.key = {}"
-        ).format(listing.table, whose, listing.key_text())
+        forget = listing.give_back(
+            sql.SQL(
+                "delete from segue.conflict as segue_c using {} as segue_keys where {} and segue_c.key = {} "
+                "returning segue_c.key, segue_c.kept"
+            ).format(listing.table, whose, listing.key_text())
+        )
         self._lift = sql.SQL(";\n").join([forget, *listing.remove()])
         self._put = sql.SQL(";\n").join(listing.put())
-        self._again = sql.SQL(
-            "with segue_old as (delete from segue.conflict where {} and key in (select key from segue.conflict "
-            "where {} and seen_at < now() and sqlstate <> '23503' order by seen_at limit {}) returning key) "
-            "insert into {} ({}) select {} from segue_old"
-        ).format(
-            whose,
-            whose,
-            sql.SQL(str(AGAIN)),
-            listing.table,
-            listing.names,
-            comma(sql.SQL(f"key[{n}]::{c.type}") for n, c in enumerate(flow.key, 1)),
+        self._again = listing.give_back(
+            sql.SQL(
+                "delete from segue.conflict where {} and key in (select key from segue.conflict where {} "
+                "and seen_at < now() and sqlstate <> '23503' order by seen_at limit {}) returning key, kept"
+            ).format(whose, whose, sql.SQL(str(AGAIN))),
+            comma(sql.SQL(f"key[{n}]::{column.type}") for n, column in enumerate(flow.key, 1)),
         )
         # What a foreign key refuses is looked for by itself: the destination has none yet.
         self._any_again = sql.SQL(
@@ -116,10 +115,11 @@ class Drainer:
 
     def _emptied(self) -> bool:
         cursor = self.connection.execute(
-            sql.SQL("set local enable_seqscan = off; select exists (select from {} where segue_k1 is null); {}").format(
-                self.log.sql, sql.SQL("set local enable_seqscan to default")
-            )
+            sql.SQL(
+                "set local jit = off; set local enable_seqscan = off; select exists (select from {} where segue_k1 is null); {}"
+            ).format(self.log.sql, sql.SQL("set local enable_seqscan to default"))
         )
+        cursor.nextset()
         cursor.nextset()
         found = cursor.fetchone()
         return bool(found and found[0])
@@ -153,6 +153,7 @@ class Drainer:
     def bring(self, keys: int, *, compare: bool = False) -> Drained:
         """Bring so many listed keys up to date, and try conflicts again, within the caller's transaction."""
         refused = differing = 0
+        self.connection.execute(_UNCOMPILED)
         if keys:
             refused = self._apply(keys)
             if compare:

@@ -78,17 +78,19 @@ end
 """
 
 _CONFLICT = """
-insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row)
-select {change}, {member}, {direction}, {key}, $2, $3, $4, pg_catalog.to_jsonb(segue_row)
+insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row, kept)
+select {change}, {member}, {direction}, {key}, $2, $3, $4, pg_catalog.to_jsonb(segue_row), {kept}
 from {source} as segue_row where {holds}
 on conflict (change, member, direction, key) do update set sqlstate = excluded.sqlstate, message = excluded.message,
-    rule = excluded.rule, row = excluded.row, seen_at = clock_timestamp()
+    rule = excluded.rule, row = excluded.row, kept = excluded.kept, seen_at = clock_timestamp()
 """
 
 
 def is_refusal(error: psycopg.Error) -> bool:
     """Return whether an error may be the fault of some rows among those that were written."""
     state = error.sqlstate or ""
+    if state[:2] == "42" and error.diag.statement_position is not None:
+        return False  # the statement itself is wrong, before any row was looked at
     return state[:2] in REFUSALS and state not in NO_REFUSALS
 
 
@@ -104,6 +106,7 @@ class Sieve:
             key=wording.key_text("segue_row"),
             source=wording.source,
             holds=listing.holds("segue_n = $1", "segue_row"),
+            kept=listing.kept_row("segue_row"),
         )
         run = sql.SQL(
             "execute {} using segue_low, segue_high; get diagnostics segue_some = row_count; "

@@ -242,6 +242,33 @@ class Listing:
         )
         return found
 
+    def kept_row(self, name: str) -> sql.Composable:
+        """Return what is kept of a row of the source, called by a name, as one value."""
+        if self.saved is None:
+            return sql.SQL("null")
+        return sql.SQL("(select pg_catalog.to_jsonb(segue_had) from {} as segue_had where ({}) = ({}) limit 1)").format(
+            self.saved, comma(self.wording.key(name)), key_names(self.wording.flow.key, "segue_had.")
+        )
+
+    def give_back(self, gone: sql.Composable, rest: sql.Composable | None = None) -> sql.Composed:
+        """Return the statement that takes conflicts away and lays by what was kept of their rows.
+
+        `gone` is a DELETE that returns `key` and `kept`; with `rest`, its keys are listed.
+        """
+        parts: list[sql.Composable] = [sql.SQL("with segue_gone as ({})").format(gone)]
+        back: sql.Composable = sql.SQL("select 1")
+        if self.saved is not None:
+            back = sql.SQL(
+                "insert into {saved} select (pg_catalog.jsonb_populate_record(null::{saved}, kept)).* "
+                "from segue_gone where kept is not null"
+            ).format(saved=self.saved)
+        if rest is None:
+            return sql.SQL(" ").join([*parts, back])
+        if self.saved is not None:
+            parts.append(sql.SQL(", segue_back as ({})").format(back))
+        listed = sql.SQL("insert into {} ({}) select {} from segue_gone").format(self.table, self.names, rest)
+        return sql.SQL(" ").join([*parts, listed])
+
     def put(self, where: str = "true") -> list[sql.Composed]:
         """Return the statements that insert the present state of the listed keys, or of some of them by number."""
         wording = self.wording

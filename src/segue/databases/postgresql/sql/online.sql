@@ -31,6 +31,8 @@ create table if not exists segue.conflict (
     message text not null,
     rule text not null default '',
     row jsonb,
+    -- Values of the destination's that the source has no column for: the row gets them back when it fits.
+    kept jsonb,
     seen_at timestamptz not null default clock_timestamp(),
     primary key (change, member, direction, key)
 );
