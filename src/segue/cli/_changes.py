@@ -7,31 +7,18 @@ from typing import Any
 
 from segue import clock
 from segue.cli import output
+from segue.model.online import doing
 from segue.model.quantities import count, duration
 
 #: While these last, something is done for the change.
 AT_WORK = ("pending", "creating-shadow", "capturing", "copying-data", "draining", "verifying", "swapping")
-_WORDS = {
-    "pending": "about to begin",
-    "creating-shadow": "creating the new table",
-    "capturing": "beginning to log touched keys",
-    "copying-data": "copying rows",
-    "draining": "catching up, building indexes",
-    "verifying": "comparing rows",
-    "swapping": "swapping",
-    "reversible": "swapped; the old table is kept current",
-    "completed": "completed",
-    "failed": "stopped by an error",
-    "cancelled": "cancelled",
-    "rolled-back": "rolled back",
-}
 
 
 def phase(change: Mapping[str, Any]) -> str:
     """Return what is done now, in words."""
     if change["phase"] == "swapping" and change["strategy"] == "native-online":
         return "changing it in place"
-    return _WORDS.get(change["phase"], str(change["phase"]))
+    return doing(change["phase"])
 
 
 def share(change: Mapping[str, Any]) -> str:

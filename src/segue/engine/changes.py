@@ -11,7 +11,7 @@ from segue.engine import journal
 from segue.engine.control import CancelRequested, Halted, MustWait, PauseRequested
 from segue.errors import FenceLost, Interrupted, TargetUnreachable
 from segue.model.lifecycles import ONLINE_CHANGE, OnlineChangePhase, ShadowSync
-from segue.model.online import Alteration, weightiest
+from segue.model.online import Alteration, doing, plain, weightiest
 from segue.model.vocabulary import ChangeType, ImpactLevel, OnlineStrategy, ShadowPurpose
 from segue.store.tables.online import OnlineChangeRow, ShadowTableRow
 from segue.store.transitions import advance
@@ -88,6 +88,7 @@ class Change:
         self._entered = clock.ticks()
         self._shadows: dict[int, str] = {}
         self._synced: dict[int, bool] = {}
+        self._told: dict[int, float] = {}
         self._share = 0.0
         self._seen: deque[tuple[float, int]] = deque()
         self._compared: dict[int, Verified] = {}
@@ -108,7 +109,7 @@ class Change:
                     id=new_id(),
                     change_name=name,
                     change_type=main.kind,
-                    table_name=table,
+                    table_name=plain(table),
                     column_name=main.column,
                     index_name=main.index,
                     change_spec=dict(spec),
@@ -138,7 +139,12 @@ class Change:
             reasons=list(chosen.reasons),
             warnings=list(chosen.warnings),
             members=[
-                {"number": member.number, "table": member.table, "shadow": member.shadow, "bytes": member.bytes}
+                {
+                    "number": member.number,
+                    "table": plain(member.table),
+                    "shadow": plain(member.shadow),
+                    "bytes": member.bytes,
+                }
                 for member in chosen.members
             ],
         )
@@ -164,14 +170,15 @@ class Change:
             for member in shadowed:
                 shadow = session.scalars(
                     select(ShadowTableRow).where(
-                        ShadowTableRow.original_table == member.table, ShadowTableRow.shadow_table == member.shadow
+                        ShadowTableRow.original_table == plain(member.table),
+                        ShadowTableRow.shadow_table == plain(member.shadow),
                     )
                 ).one_or_none()
                 if shadow is None:
                     shadow = ShadowTableRow(
                         id=new_id(),
-                        original_table=member.table,
-                        shadow_table=member.shadow,
+                        original_table=plain(member.table),
+                        shadow_table=plain(member.shadow),
                         migration_id=self._record.execution,
                         purpose=ShadowPurpose.SCHEMA_CHANGE,
                         retention_days=self._retention,
@@ -205,7 +212,7 @@ class Change:
             self._compared.clear()
         self._percent = max(self._percent, _BEGINS.get(phase, 0.0))
         if phase in (OnlineChangePhase.REVERSIBLE, *_OVER, OnlineChangePhase.FAILED):
-            for name in ("waiting", "blockers", "slowed"):
+            for name in ("waiting", "blockers", "conflicts"):
                 self._metrics.pop(name, None)
         if phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED):
             self._metrics.setdefault("swapped_at", clock.now().isoformat())
@@ -237,7 +244,7 @@ class Change:
         self._phase = phase
         self._written = clock.ticks()
         journal.point(f"change-{phase}")
-        self._record.tell("phase", _words(phase), step=self._step, phase=str(phase), percent=self._percent)
+        self._record.tell("phase", doing(phase), step=self._step, phase=str(phase), percent=self._percent)
 
     def progress(self, rows: int, total: int, pace: Pace) -> None:
         """Record how far the copy is."""
@@ -246,7 +253,6 @@ class Change:
         # Where a table grew, or was never analysed, the end is not known before it is there.
         self._share = min(0.99, rows / total) if total and rows < total else 0.99 if rows else 0.0
         self._move(rows)
-        self._pause(pace.reason if pace.duty < 1 else "")
 
     def verified(self, member: int, verified: Verified) -> None:
         """Record what a comparison has come to so far."""
@@ -271,8 +277,10 @@ class Change:
         if member not in self._shadows:
             return
         to = ShadowSync.DIVERGED if diverged else ShadowSync.SYNCED
-        if self._synced.get(member) and not diverged and not self._due():
+        now = clock.ticks()
+        if self._synced.get(member) and not diverged and now - self._told.get(member, 0.0) < WRITE_SECONDS:
             return
+        self._told[member] = now
 
         def write(session: Session, again: bool) -> None:
             self._record.guard(session)
@@ -351,13 +359,6 @@ class Change:
     def _due(self) -> bool:
         return clock.ticks() - self._written >= WRITE_SECONDS
 
-    def _pause(self, reason: str) -> None:
-        """Keep why the work is not faster."""
-        if reason:
-            self._metrics["slowed"] = reason
-        else:
-            self._metrics.pop("slowed", None)
-
     def _move(self, rows: int) -> None:
         """Go on within the phase, and write that when it is time to."""
         now = clock.ticks()
@@ -393,6 +394,11 @@ class Change:
         left, rate = self._left(), self._rate
         self._metrics["rows_per_second"] = round(rate, 1) if rate is not None else None
         self._metrics["felt"] = dict(self._felt)
+        data_work = self._phase in (OnlineChangePhase.COPYING_DATA, OnlineChangePhase.VERIFYING)
+        if data_work and throttle.get("reason") and throttle.get("duty", 1.0) < 1:
+            self._metrics["slowed"] = throttle["reason"]
+        else:
+            self._metrics.pop("slowed", None)
         latency = throttle.get("latency") or None
         if latency:
             self._metrics.setdefault("latency_before", latency)
@@ -426,7 +432,7 @@ class Change:
         self._record.written(write)
         journal.point("change-written")
         left = self._left()
-        words = _words(self._phase)
+        words = doing(self._phase)
         if self._phase in (OnlineChangePhase.COPYING_DATA, OnlineChangePhase.VERIFYING) and self._seen:
             words += f", {self._seen[-1][1]:,} of about {self._total:,} rows"
         self._record.tell(
@@ -506,7 +512,3 @@ def _path(here: OnlineChangePhase, to: OnlineChangePhase) -> list[OnlineChangePh
 def _strategy(word: Any) -> str:
     """Return a strategy that the record has; what is still to be chosen is a shadow table until it is."""
     return str(word) if word in list(OnlineStrategy) else OnlineStrategy.SHADOW_TABLE
-
-
-def _words(phase: OnlineChangePhase) -> str:
-    return phase.value.replace("-", " ")

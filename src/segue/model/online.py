@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,8 +10,23 @@ from typing import Any
 
 from segue.model.vocabulary import ChangeType
 
+_QUOTED = re.compile(r'(?<![^.])"([a-z_][a-z0-9_$]*)"(?![^.])')
 #: What people may set for a change while it runs, beside the throttle's limits; kept with those.
 TUNABLE = ("cutover", "cancel_blockers", "chunk_seconds", "window")
+
+
+_DOING = {
+    "pending": "about to begin",
+    "creating-shadow": "creating the new table",
+    "capturing": "beginning to log touched keys",
+    "copying-data": "copying rows",
+    "draining": "catching up, building indexes",
+    "verifying": "comparing rows",
+    "swapping": "swapping",
+    "reversible": "swapped; the old table is kept current",
+    "failed": "stopped by an error",
+    "rolled-back": "rolled back",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,16 @@ class Alteration:
     kind: ChangeType
     column: str | None = None
     index: str | None = None
+
+
+def doing(phase: str) -> str:
+    """Return what is done in a phase, in words."""
+    return _DOING.get(phase, phase)
+
+
+def plain(name: str) -> str:
+    """Return a qualified name for people: without quotes around parts that are written as they are."""
+    return _QUOTED.sub(r"\1", name)
 
 
 def weightiest(alterations: Sequence[Alteration]) -> Alteration:

@@ -206,7 +206,7 @@ class Workflow:
             work = change.copying(member.number, run.patience)
             counted = _Counted(lambda rows: self._record.progress(rows, total, run.pace()), before)
             walk = Walk(
-                Shared(work, self._manner.seconds, self._manner.largest),
+                Shared(work, float(run.tuned().get("chunk_seconds") or self._manner.seconds), self._manner.largest),
                 Remainder.of(work.progress(loose=True)),
                 size=min(2000, self._manner.largest),
                 workers=self._manner.workers,
@@ -262,7 +262,9 @@ class Workflow:
             if self._catch_up():
                 return  # emptied: the copy begins anew
             count, some = change.conflicts(5)
+            self._record.measure(conflicts=count or None)
             if count:
+                self._record.measure(waiting="the swap waits until every row fits")
                 self._tell(
                     f"the swap waits: {count:,} rows do not fit the new definition (`segue change conflicts` lists "
                     f"them and offers repairs): {_show(some)}"
@@ -270,7 +272,8 @@ class Workflow:
                 self._idle()
                 deadline = clock.ticks() + run.patience.locks
                 continue
-            if self._manner.postponed and run.tuned().get("cutover") != "now":
+            if run.tuned().get("cutover", "postponed" if self._manner.postponed else "now") != "now":
+                self._record.measure(waiting="the swap waits for `segue change cutover`", blockers=None)
                 self._tell("the swap waits for `segue change cutover`; the new table is kept current")
                 self._idle()
                 deadline = clock.ticks() + run.patience.locks
@@ -280,7 +283,7 @@ class Workflow:
                 words = f"the swap's locks were to be had in {seen.granted} of {seen.probes} tries"
                 run.note(words + "".join(f"; in the way: {line}" for line in seen.blockers[:3]))
                 asked = True
-                self._record.measure(rehearsed=seen.granted, probes=seen.probes)
+                self._record.measure(rehearsed=seen.granted, probes=seen.probes, rehearsed_ms=seen.milliseconds)
             left = deadline - clock.ticks()
             try:
                 swapped = change.swap(
@@ -290,7 +293,8 @@ class Workflow:
                     most=FEW_KEYS,
                     cancel=tuple(run.tuned().get("cancel_blockers") or self._manner.cancel_blockers),
                 )
-            except LockNotGranted:
+            except LockNotGranted as refused:
+                self._record.measure(waiting="the swap waits for its locks", blockers=refused.details[:5] or None)
                 if left <= TRY_SECONDS:
                     raise
                 continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.errors import Blocked, InvalidInput, NotFound, SegueError, SqlSyntaxError, UsageError
 from segue.model.lifecycles import ExecutionStatus, OnlineChangePhase
-from segue.model.online import ChangeSpec
+from segue.model.online import ChangeSpec, plain
 from segue.ports import FORWARD, EffectKey, Patience
 from segue.services import environments, executions, plans, tuning, watching
 
@@ -220,7 +220,7 @@ def find(session: Session, word: str | None) -> OnlineChangeRow:
     if of:
         return of[0]
     for row in session.scalars(query):
-        if word in (row.table_name, row.table_name.rpartition(".")[2]):
+        if plain(word) in (row.table_name, row.table_name.rpartition(".")[2]):
             return row
     raise NotFound(f'there is no online change "{word}"', hint="`segue change list` lists them")
 
@@ -269,7 +269,7 @@ def conflicts(
 
 def _as_json(conflict: Conflict, repairs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {
-        "table": conflict.table,
+        "table": plain(conflict.table),
         "direction": conflict.direction,
         "key": dict(conflict.key),
         "sqlstate": conflict.sqlstate,
@@ -294,6 +294,11 @@ def set_(store: Store, settings: Settings, word: str | None, changes: Mapping[st
     with store.session() as session:
         row = find(session, word)
         execution = session.get_one(ExecutionRow, row.execution_id)
+        if changes and execution.status in tuning.OVER:
+            raise Blocked(
+                f'the change of "{row.table_name}" is {row.phase}: there is nothing left to set',
+                hint="`segue change show` shows how it stands",
+            )
         tuning.tune(session, execution, changes, actor=settings.user)
         session.flush()
         return describe(session, row)
