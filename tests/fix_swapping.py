@@ -78,8 +78,9 @@ class Hanging:
         for member in self.change.members:
             with self.connection.transaction():
                 self.run(*dependents.before(member, self.change))
-        for member in self.change.members:
-            self.run(*dependents.matviews_before(member, self.change, "forward"))
+        with self.connection.transaction():
+            for member in self.change.members:
+                self.run(*dependents.matviews_before(member, self.change, "forward"))
 
     def swap(self, direction: str = "forward") -> None:
         """Swap in one transaction, under the locks that are said to be enough, and do what comes after."""
@@ -89,29 +90,45 @@ class Hanging:
             for member in change.members:
                 for table, mode in dependents.locks(member, change, direction):
                     self.run(f"lock table {table} in {mode} mode")
-            for member in change.members:
-                self.run(*dependents.swap_out(member, change, direction))
-            old = [relation for member in change.members for relation in member.old]
-            new = [relation for member in change.members for relation in member.new]
-            for relation in old + new if direction == "forward" else new + old:
-                here, there = relation.place.schema_name, relation.goes_to
-                if direction == "backward":
-                    here, there = there, here
-                place = Place(schema_name=here, name=relation.place.name)
-                self.run(f'alter table {place} set schema "{there}"')
-            for member in change.members:
-                self.run(*dependents.swap_in(member, change, direction))
+            self.run(*self.swapping(direction))
         for member in change.members:
             self.run(*dependents.after(member, change, direction))
 
+    def swapping(self, direction: str) -> list[str]:
+        """Return the statements of a swap."""
+        change = self.change
+        found = [text for member in change.members for text in dependents.swap_out(member, change, direction)]
+        old = [relation for member in change.members for relation in member.old]
+        new = [relation for member in change.members for relation in member.new]
+        for relation in old + new if direction == "forward" else new + old:
+            here, there = relation.place.schema_name, relation.goes_to
+            if direction == "backward":
+                here, there = there, here
+            place = Place(schema_name=here, name=relation.place.name)
+            found.append(f'alter table {place} set schema "{there}"')
+        return found + [text for member in change.members for text in dependents.swap_in(member, change, direction)]
+
+
+Hang = Callable[..., Hanging]
+
 
 @pytest.fixture
-def hanging(any_database: str) -> Iterator[Callable[..., Hanging]]:
-    """Give a function that makes tables by SQL and draws a change of one of them; `everything.sql` by default."""
+def hanging(any_database: str) -> Iterator[Hang]:
+    """Give a function that makes tables by SQL and draws a change of them up; `everything.sql` by default."""
+    yield from _hanging(any_database)
+
+
+@pytest.fixture
+def hanging_here(database: str) -> Iterator[Hang]:
+    """Give the same on the embedded server alone."""
+    yield from _hanging(database)
+
+
+def _hanging(database: str) -> Iterator[Hang]:
     opened: list[Hanging] = []
 
     def make(script: str | None = None, tables: dict[str, Any] | None = None) -> Hanging:
-        url = administrator(any_database)
+        url = administrator(database)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("set search_path = public")
             connection.execute((EVERYTHING.read_text() if script is None else script).encode())

@@ -69,7 +69,7 @@ alter table shop.orders disable rule orders_off;
 comment on rule orders_no_zero on shop.orders is 'keeps some';
 create policy clerk_reads on shop.orders for select to everything_clerk
 using (exists (select from shop.customers as c where c.id = orders.customer_id and c.vip));
-create policy everybody on shop.orders as permissive for all to public using (true) with check (amount < 1000000);
+create policy everybody on shop.orders as permissive for all to public using (current_user <> 'everything_clerk') with check (amount < 1000000);
 create policy no_secret on shop.orders as restrictive for select to everything_clerk, "Every ""Thing"""
 using (code <> 'secret');
 comment on policy clerk_reads on shop.orders is 'only of the best';
@@ -117,7 +117,9 @@ comment on function shop.biggest() is 'the last';
 revoke all on function shop.biggest() from public;
 grant execute on function shop.biggest() to everything_clerk;
 alter table shop.customers enable row level security;
-create policy buyers on shop.customers to everything_clerk using (exists (select from shop.orders as o where o.customer_id = id));
+create policy buyers on shop.customers to "Every ""Thing"""
+using (exists (select from shop.orders as o where o.customer_id = customers.id));
+create policy owners on shop.customers for select to everything_owner, everything_clerk using (true);
 create policy all_of_them on shop.customers for insert with check (true);
 create rule customers_gone as on delete to shop.customers do also
 insert into audit.log (what) select 'orders of the deleted: ' || count(*) from shop.orders;
@@ -142,7 +144,13 @@ insert into shop.lines select id, 100 from shop.orders;
 update shop.orders set parent_id = 1 where id = 2;
 refresh materialized view shop.by_day;
 truncate audit.log;
+grant select on shop.customers to everything_owner;
 alter table shop.orders owner to everything_owner;
+alter function shop.biggest() owner to everything_owner;
+alter view shop.bigger owner to everything_owner;
+alter view shop.big_orders owner to everything_owner;
+alter view shop.days owner to everything_owner;
+alter materialized view shop.by_day owner to everything_owner;
 set role everything_owner;
 grant references on shop.orders to "Every ""Thing""" with grant option;
 set role "Every ""Thing""";

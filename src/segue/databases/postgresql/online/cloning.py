@@ -152,16 +152,24 @@ def grants(
             grantee=role(each["grantee"], each["everyone"]),
             option=verbatim(" WITH GRANT OPTION" if each["grantable"] else ""),
         )
-        if part is not None and table is not None:
-            statement = guarded(has_column(table, part), statement)
         if each["by_owner"] or not each["becomes"]:
-            yield statement
+            column = table is not None and part is not None
+            yield guarded(has_column(table, part), statement) if column else statement  # type: ignore[arg-type]
         else:
             if table is not None:
                 yield _let_in(table, each["grantor"])
-            yield compose("SET LOCAL ROLE {grantor}", grantor=ident(each["grantor"]))
-            yield statement
-            yield "RESET ROLE"
+            yield compose(_AS, role=ident(each["grantor"]), statement=verbatim(statement)).strip()
+
+
+_AS = """
+DO $segue_role$
+BEGIN
+    SET LOCAL ROLE {role};
+    {statement};
+    RESET ROLE;
+END
+$segue_role$
+"""
 
 
 def _let_in(place: Place, role_name: str) -> str:
@@ -203,38 +211,23 @@ def _grouped(wanted: Iterable[Facts]) -> list[tuple[str | None, Facts, list[str]
 
 
 def owner(kind: str, place: Place, name: str) -> Iterator[str]:
-    """Give a relation to its owner, who may make it in its schema; nothing where it is his already."""
-    grant = "GRANT CREATE, USAGE ON SCHEMA {space} TO {owner}"
-    # Whoever is no superuser may give it only to somebody who could make it there.
-    yield compose(
-        _OWN,
-        table=literal(str(place)),
+    """Give a relation to its owner; nothing where it is theirs already."""
+    alter = compose("ALTER {kind} {place} OWNER TO {owner}", kind=verbatim(kind), place=place.sql, owner=ident(name))
+    theirs = compose(
+        "SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = {t}::pg_catalog.regclass "
+        "AND pg_catalog.pg_get_userbyid(c.relowner) <> {owner}",
+        t=literal(str(place)),
         owner=literal(name),
-        grant=literal(compose(grant, space=ident(place.schema_name), owner=ident(name))),
-        alter=literal(
-            compose("ALTER {kind} {place} OWNER TO {owner}", kind=verbatim(kind), place=place.sql, owner=ident(name))
-        ),
-    ).strip()
+    )
+    yield guarded(theirs, alter)
 
 
-_OWN = """
-DO $segue$
-BEGIN
-    IF EXISTS (
-        SELECT FROM pg_catalog.pg_class AS c
-        WHERE c.oid = {table}::pg_catalog.regclass AND pg_catalog.pg_get_userbyid(c.relowner) <> {owner}
-    ) THEN
-        IF NOT pg_catalog.has_schema_privilege(
-            {owner}::name,
-            (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = {table}::pg_catalog.regclass), 'CREATE'
-        ) THEN
-            EXECUTE {grant};
-        END IF;
-        EXECUTE {alter};
-    END IF;
-END
-$segue$
-"""
+def let_own(schema: str, name: str) -> str:
+    """Let a role have relations in one of the change's own schemas: who is no superuser could give it none else."""
+    condition = compose(
+        "SELECT WHERE NOT pg_catalog.has_schema_privilege({r}::name, {s}, 'CREATE')", r=literal(name), s=literal(schema)
+    )
+    return guarded(condition, compose("GRANT CREATE, USAGE ON SCHEMA {s} TO {r}", s=ident(schema), r=ident(name)))
 
 
 # -- what a table has -------------------------------------------------------------------------------------------------

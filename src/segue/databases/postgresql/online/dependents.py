@@ -98,6 +98,13 @@ def refusals(dependents: Entry) -> list[str]:
                     f'table {name}: publication "{publication}" sends rows by a column that goes or is renamed; take '
                     "the row filter away beforehand"
                 )
+    if not dependents["superuser"]:
+        for view in dependents["views"]:
+            if view["anew"] and view["kind"] == "v" and not view["owner_may"]:
+                found.append(
+                    f'view {view["place"]}: it has to be made anew, and its owner "{view["facts"]["owner"]}" could '
+                    "not be given it; let Segue's role become that role, and that role CREATE in the view's schema"
+                )
     return found
 
 
@@ -311,8 +318,11 @@ def before(member: Member, blueprint: Blueprint) -> list[str]:
         original = sides.relation(relation.place.name)
         if original is None:
             root = sides.relation(member.table.name)
-            found += cloning.owner("TABLE", relation.place, root["owner"]) if root else []
+            if root is not None:
+                found.append(cloning.let_own(blueprint.new_schema, root["owner"]))
+                found += cloning.owner("TABLE", relation.place, root["owner"])
             continue
+        found.append(cloning.let_own(blueprint.new_schema, original["owner"]))
         found += _clone(original, relation.place, names, sides.columns)
     return found
 
@@ -349,33 +359,32 @@ def _to_shadows(blueprint: Blueprint) -> dict[str, str]:
 
 
 def matviews_before(member: Member, blueprint: Blueprint, direction: str = FORWARD) -> list[str]:
-    """Return what builds the materialised views beside the old ones, in autocommit; nothing on the way back.
+    """Return what builds the materialised views beside the old ones, in one transaction; nothing on the way back.
 
-    They are all members': given once, with the last one.
+    They are all members': given once, with the last one. To be run late, when the shadows are up to date.
     """
     if direction != FORWARD or member.number != blueprint.members[-1].number:
         return []
     names = _to_shadows(blueprint)
     found: list[str] = []
     for view in _views_and_functions(blueprint):
-        if view.get("kind") != "m":
-            continue
-        original = view["facts"]
-        place = Place(schema_name=blueprint.new_schema, name=original["name"])
-        found += _build_matview(view, place, names)
-        names[view["place"]] = str(place)
+        if view.get("kind") == "m":
+            place = Place(schema_name=blueprint.new_schema, name=view["facts"]["name"])
+            found.append(cloning.let_own(blueprint.new_schema, view["facts"]["owner"]))
+            found += _build_matview(view, place, names)
+            names[view["place"]] = str(place)
     return found
 
 
 def _build_matview(view: Entry, place: Place, names: dict[str, str]) -> Iterator[str]:
     original = view["facts"]
+    yield compose("DROP MATERIALIZED VIEW IF EXISTS {place}", place=place.sql)
     yield compose(
-        "CREATE MATERIALIZED VIEW {place}{options}{space} AS {query} WITH {no}DATA",
+        "CREATE MATERIALIZED VIEW {place}{options}{space} AS {query} WITH NO DATA",
         place=place.sql,
         options=verbatim(compose(" WITH ({o})", o=cloning.options(original["options"])) if original["options"] else ""),
         space=verbatim(compose(" TABLESPACE {s}", s=ident(original["tablespace"])) if original["tablespace"] else ""),
         query=verbatim(retarget(view["definition"], names)),
-        no=verbatim("" if view["populated"] else "NO "),
     )
     here = {**names, view["place"]: str(place)}
     for index in original["indexes"].values():
@@ -389,12 +398,28 @@ def _build_matview(view: Entry, place: Place, names: dict[str, str]) -> Iterator
                 n=literal(column["statistics"]),
             )
     yield from cloning.index_facts(original, place)
+    for name, index in original["indexes"].items():
+        if index["clustered"]:
+            yield compose("ALTER MATERIALIZED VIEW {v} CLUSTER ON {i}", v=place.sql, i=ident(name))
     yield from cloning.comments(original, place, "MATERIALIZED VIEW")
     yield from cloning.labels(original, place, "MATERIALIZED VIEW")
-    if view["populated"]:
-        yield compose("ANALYZE {v}", v=place.sql)
     yield from cloning.owner("MATERIALIZED VIEW", place, original["owner"])
     yield from cloning.grants("TABLE", place.sql, original["owner"], original["grants"], place)
+    if view["populated"]:
+        # As its owner, who may see less than we do.
+        yield compose(_REFRESH, how=verbatim(""), v=place.sql).strip()
+        yield compose("ANALYZE {v}", v=place.sql)
+
+
+_REFRESH = """
+DO $segue$
+BEGIN
+    PERFORM pg_catalog.set_config('row_security', 'on', true);
+    REFRESH MATERIALIZED VIEW {how}{v};
+    PERFORM pg_catalog.set_config('row_security', 'off', true);
+END
+$segue$
+"""
 
 
 # -- the swap ---------------------------------------------------------------------------------------------------------
@@ -604,6 +629,9 @@ def _not_valid(sides: _Sides, key: Entry) -> str:
 
 def _make_followers(blueprint: Blueprint, direction: str) -> Iterator[str]:
     origin = blueprint.new_schema if direction == FORWARD else blueprint.old_schema
+    if any(member.dependents["functions"] for member in blueprint.members):
+        # To look at their bodies as their callers see them is their owners' affair: row security would stop us.
+        yield "SET LOCAL check_function_bodies = off"
     for each in _views_and_functions(blueprint):
         if "arguments" in each:
             yield from _make_function(each)
@@ -765,4 +793,4 @@ def after(member: Member, blueprint: Blueprint, direction: str) -> list[str]:
 def _refresh(view: Entry) -> Iterator[str]:
     """Refresh a materialised view where that keeps nobody from reading it."""
     if any(index["is_unique"] and " WHERE " not in index["definition"] for index in view["facts"]["indexes"].values()):
-        yield compose("REFRESH MATERIALIZED VIEW CONCURRENTLY {v}", v=verbatim(view["place"]))
+        yield compose(_REFRESH, how=verbatim("CONCURRENTLY "), v=verbatim(view["place"])).strip()

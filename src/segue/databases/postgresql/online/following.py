@@ -144,7 +144,9 @@ order by n.nspname, c.relname, u.rulename
 """
 
 _VIEW = """
-select c.oid::bigint as oid, pg_catalog.pg_get_viewdef(c.oid) as definition, c.relispopulated as populated
+select c.oid::bigint as oid, pg_catalog.pg_get_viewdef(c.oid) as definition, c.relispopulated as populated,
+    c.relowner = current_user::regrole or pg_catalog.pg_has_role(c.relowner, 'MEMBER')
+    and pg_catalog.has_schema_privilege(c.relowner, c.relnamespace, 'CREATE') as owner_may
 from pg_catalog.pg_class as c where c.oid = any(%(oids)s::oid[])
 order by c.oid
 """
@@ -446,6 +448,7 @@ class _Search:
                 "place": str(catalogue.place(facts)),
                 "definition": row["definition"].rstrip().removesuffix(";"),
                 "populated": row["populated"],
+                "owner_may": row["owner_may"],
                 "anew": False,
                 "facts": facts,
             }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
+
 from segue.databases.postgresql.online import dependents, facts, following, reading, writing
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.cloning import renamed
@@ -54,7 +56,7 @@ def compare(connection: Connection, blueprint: Blueprint, member: Member) -> lis
         expected = dict(_explained(member, each, dict(_own(each, {}, member.dependents.get("columns")))))
         actual = dict(_own(new[each["name"]], back, None))
         found += _differ(str(facts.place(each)), expected, _without_extras(member, actual), member)
-        found += _disabled(new[each["name"]])
+        found += _acting(new[each["name"]], "before it")
     found += _grown(connection, blueprint, member, old)
     return found
 
@@ -64,12 +66,12 @@ def _without_extras(member: Member, lines: Lines) -> Lines:
     return {key: value for key, value in lines.items() if not (key[0] == "index" and key[1] in extra)}
 
 
-def _disabled(shadow: Entry) -> Iterator[str]:
-    """Say what would fire for what Segue itself writes into a shadow."""
+def _acting(each: Entry, when: str) -> Iterator[str]:
+    """Say what would fire for what Segue itself writes into a table that is not the application's."""
     for kind in ("triggers", "rules"):
-        for name, each in shadow[kind].items():
-            if each["enabled"] != "D" and not each.get("inherited"):
-                yield f'{facts.place(shadow)}: {kind[:-1]} "{name}" is enabled on the shadow before its time'
+        for name, one in each[kind].items():
+            if one["enabled"] != "D":
+                yield f'{facts.place(each)}: {kind[:-1]} "{name}" is enabled {when}'
 
 
 def _grown(connection: Connection, blueprint: Blueprint, member: Member, old: Mapping[int, Entry]) -> Iterator[str]:
@@ -347,7 +349,52 @@ def compare_after(connection: Connection, blueprint: Blueprint, direction: str =
             if recorded is not None:
                 found += _compare_table(member, recorded, each, direction)
         found += _compare_followers(connection, blueprint, member, now, direction)
+        found += _compare_gone(connection, blueprint, member, direction)
     return found
+
+
+def _compare_gone(connection: Connection, blueprint: Blueprint, member: Member, direction: str) -> Iterator[str]:
+    """Say what still acts on the side that left, and which sequence would give out its numbers again."""
+    forward = direction == FORWARD
+    away = blueprint.old_schema if forward else blueprint.new_schema
+    places = [Place(schema_name=away, name=each.place.name) for each in (member.old if forward else member.new)]
+    gone = facts.read(connection, list(facts.find_oids(connection, places).values()))
+    for each in gone.values():
+        yield from _acting(each, "after the swap")
+        for publication in each["publications"]:
+            yield f'{facts.place(each)}: publication "{publication}" still sends it'
+        for sequence in each["sequences"]:
+            recorded = _recorded(member, each["name"]) or {"sequences": ()}
+            came = next((one for one in recorded["sequences"] if one["name"] == sequence["name"]), None)
+            if came is None or not came["identity"]:
+                continue
+            here = Place(schema_name=came["schema"], name=came["name"])
+            there = Place(schema_name=away, name=came["name"])
+            row = connection.execute(_BEHIND.format(new=here.sql, old=there.sql)).fetchone()
+            if row is not None and row[0]:
+                yield f"{here}: the sequence is behind the one before it, and would give out numbers again"
+    left = following.find(connection, gone, {}, ())
+    for kind, word in _KINDS.items():
+        for one in getattr(left, kind):
+            # A materialised view that was moved along stays with it; a foreign key would be checked still.
+            if kind == "foreign_keys" or not str(one.get("place", one.get("table", ""))).startswith(f'"{away}"'):
+                yield f"{member.table}: {word} {_name(kind, one)} is on the table that left"
+
+
+def _compare_types(member: Member, now: Entry) -> Iterator[str]:
+    """Say which sequence was not widened with its column."""
+    wanted = {each["sequence"]: each["type"] for each in member.dependents.get("sequences_widened", ())}
+    for each in now["sequences"]:
+        place = str(Place(schema_name=each["schema"], name=each["name"]))
+        if not each["identity"] and each["type"] != wanted.get(place, each["type"]):
+            yield f"{place}: the sequence is of type {each['type']} instead of {wanted[place]}"
+
+
+_BEHIND = sql.SQL(
+    "select case when s.seqincrement > 0 then (n.last_value, n.is_called) < (o.last_value, o.is_called) "
+    "else (n.last_value, o.is_called) > (o.last_value, n.is_called) end "
+    "from {new} as n, {old} as o, pg_catalog.pg_sequence as s where s.seqrelid = n.tableoid"
+)
 
 
 def _recorded(member: Member, name: str) -> Entry | None:
@@ -366,6 +413,8 @@ def _compare_table(member: Member, recorded: Entry, now: Entry, direction: str) 
         expected = dict(_explained(member, recorded, expected))
     actual = _without_extras(member, _own(now, {}, None) | _moved(now, None))
     yield from _differ(table, expected, actual, member)
+    if forward:
+        yield from _compare_types(member, now)
 
 
 def _moved(each: Entry, columns: Mapping[str, str | None] | None) -> Lines:
