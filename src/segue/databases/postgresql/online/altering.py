@@ -469,8 +469,6 @@ def partitions(change: TableChange, table: Definition, at: Place) -> tuple[list[
             create = node.create_stmt
             for item in create.inh_relations:
                 _turn(item.range_var, table, homes, at, statement.sql)
-            if len(create.relation.relname.encode()) > NAME_BYTES:
-                raise StepFailed(f'the name "{create.relation.relname}" is longer than {NAME_BYTES} bytes')
             homes[create.relation.relname] = create.relation.schemaname or table.schema_name
             create.relation.schemaname = at.schema_name
             create.if_not_exists = False

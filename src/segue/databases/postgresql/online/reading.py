@@ -200,7 +200,7 @@ def find(connection: Connection, table_name: str) -> int:
 
 
 def read(connection: Connection, table_name: str) -> Definition:
-    """Read a table's definition; nothing is locked. Raises StepFailed when there is no such table."""
+    """Read a table's definition, under no more than a reader's lock. Raises StepFailed when there is no such table."""
     return read_oid(connection, find(connection, table_name))
 
 

@@ -42,27 +42,30 @@ class _Drawn:
 
 
 def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tuple[Member, ...]:
-    """Work out what becomes of every table; nothing is left behind, and no table of the application's is locked.
+    """Work out what becomes of every table; nothing is left behind, and no reader or writer waits.
 
     The server itself changes empty clones of the tables, in a transaction that is rolled back, and tries everything
     that will be sent later. Raises StepFailed with the reason for what cannot be done.
     """
     connection = site.work
     new_schema, old_schema = schemas(change_id)
-    _look_before(connection, spec)
+    tables = _look_before(connection, spec)
     with connection.transaction(force_rollback=True):
         _make_schema(connection, new_schema)
-        drawn = [each for change in spec.tables for each in _draw(connection, change, new_schema)]
+        drawn = [_draw(connection, change, old, new_schema) for change, old in zip(spec.tables, tables, strict=True)]
         _check_names(drawn)
     members = []
     for number, one in enumerate(drawn, 1):
         with connection.transaction(force_rollback=True):
-            members.append(_member(connection, number, one, change_id, spec, (new_schema, old_schema)))
+            member = _member(connection, number, one, change_id, spec, (new_schema, old_schema))
+        rows, held = _size(connection, one.old)
+        members.append(member.model_copy(update={"rows": rows, "bytes": held}))
     return tuple(members)
 
 
-def _look_before(connection: Connection, spec: ChangeSpec) -> None:
-    """Refuse with every reason that the catalogue shows, before the server is asked to do anything."""
+def _look_before(connection: Connection, spec: ChangeSpec) -> list[Definition]:
+    """Return the tables; refuse with every reason that the catalogue shows, before the server tries anything."""
+    # Each in a transaction of its own: since 16 the server locks what it describes, against ALTER TABLE at least.
     tables = [reading.read(connection, change.table) for change in spec.tables]
     refused = preflight.standing(connection, [one.oid for table in tables for one in table.everything()])
     refused += [line for table in tables for line in preflight.shape(table)]
@@ -77,6 +80,7 @@ def _look_before(connection: Connection, spec: ChangeSpec) -> None:
             details=refused,
             hint="nothing was changed; each line says what stands in the way, and what to do",
         )
+    return tables
 
 
 def rehearse(connection: Connection, change: TableChange) -> None:
@@ -111,9 +115,8 @@ def _make_schema(connection: Connection, schema: str) -> None:
         ) from error
 
 
-def _draw(connection: Connection, change: TableChange, schema: str) -> Iterator[_Drawn]:
+def _draw(connection: Connection, change: TableChange, old: Definition, schema: str) -> _Drawn:
     """Clone a table, have the server alter the clone, and read it back."""
-    old = reading.read(connection, change.table)
     alteration = altering.Alteration(old, lambda name: _resolve(connection, name))
     at = writing.place(old, schema)
     _send(connection, _clone(old, schema), f"a clone of {change.table} cannot be made")
@@ -127,8 +130,8 @@ def _draw(connection: Connection, change: TableChange, schema: str) -> Iterator[
     homes: dict[str, str] = {}
     if change.columns or change.partition_by:
         new, homes = _rebuild(connection, change, old, new, at)
-    yield _Drawn(change, old, new, alteration, homes)
     connection.execute(f"drop table {at} cascade".encode())
+    return _Drawn(change, old, new, alteration, homes)
 
 
 def _resolve(connection: Connection, name: str) -> Place:
@@ -301,7 +304,6 @@ def _member(
     unlike = writing.differences(new, _without(found, {index.name for index in planned if index.extra}))
     if unlike:
         raise StepFailed(f"{what} as it was drawn up", details=unlike)
-    rows, held = _size(connection, old)
     return Member(
         number=number,
         oid=old.oid,
@@ -312,8 +314,8 @@ def _member(
         backward=backward,
         indexes=tuple(planned),
         keyed_by=keyed_by,
-        rows=rows,
-        bytes=held,
+        rows=old.rows,
+        bytes=old.bytes,
         dependents=dependents,
         definition=old.model_dump(mode="json"),
         drawn=new.model_dump(mode="json"),
