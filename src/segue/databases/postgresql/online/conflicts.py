@@ -9,14 +9,14 @@ from psycopg import sql
 
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.online.drain import telling
-from segue.databases.postgresql.online.refusing import MOST_CONFLICTS, too_many
+from segue.databases.postgresql.online.refusing import MOST_CONFLICTS, Sieve, too_many
 from segue.databases.postgresql.online.wording import Listing, Wording, comma
 from segue.engine import journal
 from segue.model.online import Conflict
 from segue.ports import BACKWARD, FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import psycopg
 
@@ -106,7 +106,8 @@ def duplicates(
 ) -> int:
     """Move rows out of the shadow that a unique index would refuse, but for the lowest key of each; return how many.
 
-    To be called right before the index is built, with no drain in between. Rows moved become conflicts.
+    To be called right before the index is built, with no drain in between; called again it changes nothing. Rows that
+    were moved are conflicts, but for those that are other ones by now: they are in the log.
     """
     tree = parse.node(index.sql).index_stmt
     elements = [_element(part.index_elem) for part in tree.index_params]
@@ -167,55 +168,46 @@ def _move(
     site: Site,
     member: Member,
     change_id: str,
-    find: Any,
+    find: Callable[[Wording], sql.Composed],
     which: str,
     why: tuple[str, str, str],
     connection: Connection | None,
 ) -> int:
+    """Move the rows that are found out of the shadow; return how many conflicts there are for the same reason."""
     connection = connection or site.work
     with telling(site, connection):
         wording = Wording(connection, member.forward)
         listing = Listing(connection, wording, f"segue_{change_id}_{member.number}_moved")
+        sieve = Sieve(connection, listing, change_id, member.number, FORWARD)
+        mine = sql.SQL("change = {} and member = {} and direction = {} and sqlstate = {} and rule = {}").format(
+            *(sql.Literal(value) for value in (change_id, member.number, FORWARD, why[0], why[2]))
+        )
         with site.transaction(connection):
             connection.execute(_SORTING)
-            _return(connection, listing, member, change_id, why)
+            # Those that were moved before first come back, as far as they may: the rule may be in force already.
+            back = listing.give_back(
+                sql.SQL("delete from segue.conflict where {} returning key, kept").format(mine),
+                comma(sql.SQL(f"key[{n}]::{column.type}") for n, column in enumerate(member.forward.key, 1)),
+            )
+            if connection.execute(back).rowcount:
+                connection.execute(sql.SQL(";\n").join(listing.remove()))
+                sieve.sift(connection)
+                connection.execute(listing.emptied)
             connection.execute(
                 sql.SQL("insert into {} ({}) select {} from ({}) as segue_found where {}").format(
                     listing.table, listing.names, listing.names, find(wording), sql.SQL(which)
                 )
             )
             row = connection.execute(sql.SQL("select count(*) from {}").format(listing.table)).fetchone()
-            found = int(row[0]) if row else 0
-            if found > MOST_CONFLICTS:
+            if row and row[0] > MOST_CONFLICTS:
                 raise too_many()
-            if found:
-                connection.execute(
-                    sql.SQL(";\n").join([*listing.remove(), _kept(wording, listing, member, change_id, why)])
-                )
+            if row and row[0]:
+                kept = _kept(wording, listing, member, change_id, why)
+                connection.execute(sql.SQL(";\n").join([*listing.remove(), kept]))
+            row = connection.execute(sql.SQL("select count(*) from segue.conflict where {}").format(mine)).fetchone()
             journal.point("online-conflicts-before-commit")
         journal.point("online-conflicts-moved")
-    return found
-
-
-def _return(
-    connection: Connection, listing: Listing, member: Member, change_id: str, why: tuple[str, str, str]
-) -> None:
-    """Put rows back that the same rule moved before; whatever else is wrong with them is found by whoever drains."""
-    columns = comma(sql.SQL(f"key[{n}]::{c.type}") for n, c in enumerate(member.forward.key, 1))
-    state, _, rule = why
-    back = connection.execute(
-        sql.SQL(
-            "with segue_old as (delete from segue.conflict where change = {} and member = {} and direction = {} "
-            "and sqlstate = {} and rule = {} returning key) insert into {} ({}) select {} from segue_old"
-        ).format(
-            *(sql.Literal(value) for value in (change_id, member.number, FORWARD, state, rule)),
-            listing.table,
-            listing.names,
-            columns,
-        )
-    ).rowcount
-    if back:
-        connection.execute(sql.SQL(";\n").join([*listing.remove(), *listing.put(), listing.emptied]))
+    return int(row[0]) if row else 0
 
 
 def _kept(
@@ -223,14 +215,16 @@ def _kept(
 ) -> sql.Composed:
     # A row that is not in the source any more, or another by now, is in the log as well.
     return sql.SQL(
-        "insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row) "
-        "select {}, {}, {}, {}, {}, {}, {}, pg_catalog.to_jsonb(segue_row) from {} as segue_row where {} "
+        "insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row, kept) "
+        "select {}, {}, {}, {}, {}, {}, {}, pg_catalog.to_jsonb(segue_row), {} from {} as segue_row where {} "
         "on conflict (change, member, direction, key) do update set sqlstate = excluded.sqlstate, "
-        "message = excluded.message, rule = excluded.rule, row = excluded.row, seen_at = clock_timestamp()"
+        "message = excluded.message, rule = excluded.rule, row = excluded.row, kept = excluded.kept, "
+        "seen_at = clock_timestamp()"
     ).format(
         *(sql.Literal(value) for value in (change_id, member.number, FORWARD)),
         wording.key_text("segue_row"),
         *(sql.Literal(value) for value in why),
+        listing.kept_row("segue_row"),
         wording.source,
         listing.holds(name="segue_row"),
     )

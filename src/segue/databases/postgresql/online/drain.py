@@ -114,14 +114,14 @@ class Drainer:
         return (row[0], row[1], row[2]) if row else (0, 0, None)
 
     def _emptied(self) -> bool:
+        query = sql.SQL("select exists (select from {} where segue_k1 is null)").format(self.log.sql)
         cursor = self.connection.execute(
-            sql.SQL(
-                "set local jit = off; set local enable_seqscan = off; select exists (select from {} where segue_k1 is null); {}"
-            ).format(self.log.sql, sql.SQL("set local enable_seqscan to default"))
+            sql.SQL(";\n").join([sql.SQL(_UNCOMPILED), sql.SQL("set local enable_seqscan = off"), query])
         )
         cursor.nextset()
         cursor.nextset()
         found = cursor.fetchone()
+        self.connection.execute("set local enable_seqscan to default")
         return bool(found and found[0])
 
     # -- draining
