@@ -49,7 +49,7 @@ class HandMade:
     """One member of a change, on its way forward unless said otherwise."""
 
     url: str
-    site: Site
+    target: PostgresTarget
     flow: Flow
     log: Place
     relations: tuple[Relation, ...]
@@ -58,6 +58,9 @@ class HandMade:
     indexed: bool = False
     notes: list[str] = field(default_factory=list)
     _drainer: Drainer | None = None
+
+    def __post_init__(self) -> None:
+        self.site = site_of(self.target)
 
     @property
     def into(self) -> str:
@@ -287,7 +290,7 @@ def assemble(open_target: Open) -> Assemble:
         run_sql(url, f"CREATE TABLE {into} {shadow}")
         change = HandMade(
             url,
-            site_of(targets[url]),
+            targets[url],
             flow_of(url, str(source), str(into), changed, kept),
             Place(schema_name="segue", name=f"{CHANGE}_log_{member}_forward"),
             relations_of(url, source),

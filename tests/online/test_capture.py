@@ -344,7 +344,7 @@ def test_capture_waits_for_open_writes_and_holds_nobody_up(items: HandMade, any_
     run_sql(any_database, "CREATE TABLE late AS SELECT * FROM items", "ALTER TABLE late ADD PRIMARY KEY (id)")
     late = HandMade(
         any_database,
-        items.site,
+        items.target,
         items.flow.model_copy(update={"source": items.flow.source.model_copy(update={"name": "late"})}),
         items.log.model_copy(update={"name": f"{CHANGE}_log_9_forward"}),
         (items.relations[0].model_copy(update={"place": items.flow.source.model_copy(update={"name": "late"})}),),

@@ -64,6 +64,22 @@ class Copy(KeyedWork):
             [column.collation for column in flow.key],
             lanes=lambda: 1,
         )
+        self._check(site.work)
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Let the server plan the statement, so that what is wrong with it is not taken for a fault of the rows."""
+        if self._end is None:
+            return
+        try:
+            connection.execute(sql.SQL("explain ") + self.statement(Cut(self._end, self._end, 0, last=False)))
+        except psycopg.Error as error:
+            if connection.closed:
+                raise self.lost(connection, error) from error
+            raise StepFailed(
+                f"{self.what} is refused: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
+                details=[f"{column.into} = {column.expression}" for column in self.flow.columns],
+                hint=error.diag.message_hint or "correct the cause and run again",
+            ) from error
 
     def statement(self, cut: Cut) -> sql.Composable:
         """Return the statement that copies a range."""
