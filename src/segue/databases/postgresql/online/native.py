@@ -158,13 +158,30 @@ class _Native:
         outcome = self._judge(single)
         command = item.alter_table_cmd
         heavy = [work for work in outcome.works if outcome.statement.lock.rank > Lock.SHARE_UPDATE_EXCLUSIVE.rank]
-        if outcome.fails:
+        if part == "AT_AlterColumnType" and self._recollates(command):
+            self.result.reasons.append(f"{_shown(single)} builds indexes anew under ACCESS EXCLUSIVE")
+        elif outcome.fails:
             self.result.reasons += [f"{_shown(single)}: {reason}" for reason in outcome.fails]
         elif not heavy:
             self._rest.append(item)
             self._reverse(part, command, single)
         elif not self._online(node, part, command):
             self.result.reasons.append(_reason(single, heavy, self._table))
+
+    def _recollates(self, command: Any) -> bool:
+        """Return whether a column gets another collation that an index is sorted by, which is then built anew."""
+        column = self._table.column(command.name)
+        clause = getattr(command, "def").column_def.coll_clause  # a keyword of Python, so not command.def
+        wanted = strings(clause.collname)[-1:]
+        if column is None or (not wanted and column.collation is None):
+            return False
+        if wanted and (column.collation or '"default"').rpartition(".")[2].strip('"') == wanted[0]:
+            return False
+        return any(
+            index.where is not None or {each.name for each in index.columns} & {command.name, None}
+            for table in self._table.everything()
+            for index in table.indexes
+        )
 
     def _judge(self, node: Any) -> Outcome:
         text = deparsed(node, self._place)

@@ -43,6 +43,13 @@ select pg_catalog.has_database_privilege(current_database(), 'CREATE'), current_
     (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user)
 """
 
+# Whoever may not read it has been told to ask for that.
+_KEPT = """
+select 1 from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = 'segue' and c.relname = 'change' and pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+    and pg_catalog.has_table_privilege(c.oid, 'SELECT')
+"""
+
 _CHANGES = """
 select c.id, c.execution, t.member -> 'table' ->> 'schema_name', t.member -> 'table' ->> 'name'
 from segue.change as c cross join lateral jsonb_array_elements(c.blueprint -> 'members') as t (member)
@@ -87,8 +94,8 @@ def standing(connection: Connection, oids: Sequence[int]) -> list[str]:
 
 
 def _busy(connection: Connection) -> dict[tuple[str, str], str]:
-    known = connection.execute("select pg_catalog.to_regclass('segue.change') is not null").fetchone()
-    if not (known and known[0]):
+    known = connection.execute(_KEPT).fetchone()
+    if known is None:
         return {}
     rows = connection.execute(_CHANGES.encode()).fetchall()
     return {(schema, name): execution for _, execution, schema, name in rows}
