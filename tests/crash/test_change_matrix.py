@@ -42,7 +42,7 @@ TABLES = (
 # What the application does between a death and the next run, and after the last; every time with other rows.
 WRITES = (
     "update {} set n = n + 1, note = null where id % 50 = {}",
-    "update {} set id = id + 100000 where id = 400 + {}",
+    "update {} set id = id + 100000 where id = 401 + {}",
     "insert into {} (id, code, n) values (200000 + {}, 'new' || {}, 0)",
     "delete from {} where id = 420 + {}",
 )
