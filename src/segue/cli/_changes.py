@@ -84,7 +84,7 @@ def show(change: Mapping[str, Any]) -> None:
             ("waits", "; ".join(in_the_way(change)) or None),
             ("felt", f"{change['impact']} impact on the application"),
             ("rows copied", _of(change["rows_copied"], change["total_rows"])),
-            ("set", ", ".join(f"{name} {_value(value)}" for name, value in change["set"].items()) or None),
+            ("set", _set(change)),
             ("started", change["started_at"]),
             ("expected end", change["estimated_completion"]),
             ("swapped", change["swapped_at"]),
@@ -138,6 +138,13 @@ def _compared(shadow: Mapping[str, Any]) -> str | None:
     if shadow["checksum_original"] is None:
         return None
     return "equal" if shadow["checksum_original"] == shadow["checksum_shadow"] else "different"
+
+
+def _set(change: Mapping[str, Any]) -> str | None:
+    """Return what people have set, while it counts."""
+    if change["phase"] not in (*AT_WORK, "failed"):
+        return None
+    return ", ".join(f"{name.replace('_', '-')} {_value(value)}" for name, value in change["set"].items()) or None
 
 
 def _value(value: Any) -> str:

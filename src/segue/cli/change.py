@@ -267,8 +267,9 @@ def conflicts(
     output.data("One of these is enough for a row; it is taken in by itself then:")
     width = len(str(len(rows)))
     for at, one in enumerate(rows, 1):
-        for line in one["repairs"] or ["no repair is known; change the row so that it fits"]:
-            output.data(f"{at:>{width}}  {line};" if one["repairs"] else f"{at:>{width}}  {line}")
+        said = [f"{line};" for line in one["repairs"]] or ["no repair is known: change the row so that it fits"]
+        for line, words in enumerate(said):
+            output.data(f"{at if line == 0 else '':>{width}}  {words}")
     if total > len(rows):
         output.say(f"{total - len(rows)} more; --limit shows them")
     output.say(f"{total} row{'s do' if total != 1 else ' does'} not fit; the swap waits")

@@ -95,6 +95,7 @@ class Change:
         self._since: tuple[float, float] | None = None
         self._rows = 0
         self._total = 0
+        self._native = False
         main = weightiest(alterations)
 
         def open_(session: Session, again: bool) -> tuple[str, str, float, dict[str, Any], str]:
@@ -134,6 +135,7 @@ class Change:
 
     def chosen(self, chosen: Chosen) -> None:
         """Record the strategy, and a shadow for each member that has one."""
+        self._native = bool(chosen.native)
         self._total = self._total or sum(member.rows for member in chosen.members)
         self._metrics.update(
             reasons=list(chosen.reasons),
@@ -214,7 +216,7 @@ class Change:
         if phase in (OnlineChangePhase.REVERSIBLE, *_OVER, OnlineChangePhase.FAILED):
             for name in ("waiting", "blockers", "conflicts"):
                 self._metrics.pop(name, None)
-        if phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED):
+        if phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED) and not self._native:
             self._metrics.setdefault("swapped_at", clock.now().isoformat())
 
         def write(session: Session, again: bool) -> None:
@@ -244,7 +246,8 @@ class Change:
         self._phase = phase
         self._written = clock.ticks()
         journal.point(f"change-{phase}")
-        self._record.tell("phase", doing(phase), step=self._step, phase=str(phase), percent=self._percent)
+        words = "changing it in place" if self._native and phase is OnlineChangePhase.SWAPPING else doing(phase)
+        self._record.tell("phase", words, step=self._step, phase=str(phase), percent=self._percent)
 
     def progress(self, rows: int, total: int, pace: Pace) -> None:
         """Record how far the copy is."""

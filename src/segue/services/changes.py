@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from segue import clock
 from segue.errors import Blocked, InvalidInput, NotFound, SegueError, SqlSyntaxError, UsageError
 from segue.model.lifecycles import ExecutionStatus, OnlineChangePhase
 from segue.model.online import ChangeSpec, plain
+from segue.planning.planfile import InvalidPlan
 from segue.ports import FORWARD, EffectKey, Patience
 from segue.services import environments, executions, plans, tuning, watching
 
@@ -165,7 +166,15 @@ def _parsed(table: str, commands: str, database: Database) -> None:
 
 
 def _checked(document: Mapping[str, Any], parts: Parts) -> Checked:
-    return plans.check(json.dumps(document), "<stdin>", parts)
+    try:
+        checked = plans.check(json.dumps(document), "<stdin>", parts)
+    except InvalidPlan as error:
+        # Nobody wrote the file in which the problems have their places.
+        said = [problem.message.removeprefix(f'step "{STEP}": ') for problem in error.problems]
+        raise InvalidInput(
+            said[0], details=said[1:], hint="`segue change start --help` shows what can be asked"
+        ) from error
+    return replace(checked, source="segue change start")
 
 
 def _name(tables: Sequence[Mapping[str, Any]], schema: str) -> str:

@@ -215,7 +215,12 @@ def find_blockers(connection: psycopg.Connection[Any], statements: Sequence[Stat
 
 def set_local(connection: psycopg.Connection[Any], name: str, seconds: float) -> None:
     """Set a timeout for the running transaction, in seconds; 0 means none."""
-    connection.execute("select pg_catalog.set_config(%s, %s, true)", [name, f"{max(0, round(seconds * 1000))}ms"])
+    connection.execute("select pg_catalog.set_config(%s, %s, true)", [name, milliseconds(seconds)])
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time as a setting's value; the server counts milliseconds in 31 bits, which are 24 days."""
+    return f"{max(0, min(round(seconds * 1000), 2**31 - 1))}ms"
 
 
 def _deadlock_timeout(connection: psycopg.Connection[Any]) -> float:

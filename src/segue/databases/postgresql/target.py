@@ -14,7 +14,14 @@ from segue.databases.postgresql.connection import open_session, pin
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.fence import Fence, learn_pass
 from segue.databases.postgresql.lease import Lease, Tenure, check_fence
-from segue.databases.postgresql.locking import INSTANT_SECONDS, NotThisTime, lock_in_slices, set_local, take_locks
+from segue.databases.postgresql.locking import (
+    INSTANT_SECONDS,
+    NotThisTime,
+    lock_in_slices,
+    milliseconds,
+    set_local,
+    take_locks,
+)
 from segue.databases.postgresql.programs import Programs
 from segue.databases.postgresql.rows import Backfill
 from segue.databases.postgresql.signals import Gauge
@@ -359,7 +366,7 @@ class PostgresTarget:
                 self._set("statement_timeout", 0)
 
     def _set(self, name: str, seconds: float) -> None:
-        self._work.execute("select pg_catalog.set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"])
+        self._work.execute("select pg_catalog.set_config(%s, %s, false)", [name, milliseconds(seconds)])
 
     def observe(self, key: EffectKey) -> Observed:
         """Look whether the effect took place; an effect that was begun alone is looked up by the step."""
