@@ -35,7 +35,15 @@ _RELATIONS = """
 
 #: What support.sql makes. A role named like the schema has it first in its own search_path, so that tables of the
 #: application's may have been made here by mistake: those are not ours to drop.
-OWN = frozenset({"lease", "history", "history_id_seq", "chunk", "batch", "work", "labourer", "schema_state", "fence"})
+OWN = frozenset(
+    {"lease", "history", "history_id_seq", "chunk", "batch", "work", "labourer", "schema_state", "fence"}
+    | {"change", "conflict", "verified"}
+)
+
+_CHANGES = """
+    SELECT format('%s of step "%s" (execution %s)', c.phase, c.step, c.execution)
+    FROM segue.change c WHERE c.ended_at IS NULL AND c.strategy <> 'native-online' ORDER BY c.created_at
+"""
 
 #: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
 KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))
@@ -58,6 +66,7 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
             lease = Lease(url, execution="clean", holder=holder)
             try:
                 fence.clear(connection, url)
+                _refuse_changes(connection)
                 _refuse_armed(connection)
                 export(_history(connection))
                 # The heartbeat writes to a table that goes now; the lock stays until the end.
@@ -68,6 +77,19 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
     except psycopg.Error as error:
         raise explain(error, place(url)) from error
     return True
+
+
+def _refuse_changes(connection: psycopg.Connection[Any]) -> None:
+    if not _value(connection, "SELECT to_regclass('segue.change') IS NOT NULL"):
+        return
+    standing = [row[0] for row in connection.execute(_CHANGES).fetchall()]
+    if standing:
+        raise Blocked(
+            f"{len(standing)} online changes are under way or can still be taken back",
+            details=standing,
+            hint="`segue change cleanup --env ENV --now` ends the way back of those that are swapped; "
+            "`segue rollback EXECUTION` takes one back",
+        )
 
 
 def _refuse_armed(connection: psycopg.Connection[Any]) -> None:
