@@ -87,7 +87,7 @@ def _refuse_changes(connection: psycopg.Connection[Any]) -> None:
         raise Blocked(
             f"{len(standing)} online changes are under way or can still be taken back",
             details=standing,
-            hint="`segue change cleanup --env ENV --now` ends the way back of those that are swapped; "
+            hint="`segue change cleanup CHANGE --env ENV --now` ends the way back of one that is swapped; "
             "`segue rollback EXECUTION` takes one back",
         )
 
