@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 import pytest
-from fix_online import Assemble, replica_role
+from fix_online import CHANGE, PATIENCE, Assemble, replica_role
 from fix_standbys import Server
-from fix_targets import Background, drop_role, make_role, run_sql, session, terminate, until, value
+from fix_targets import Background, drop_role, make_role, rows, run_sql, session, terminate, until, value
 from fix_wal import ITEMS, NEW_ITEMS, Followed, member_of, no_standby
 from psycopg import conninfo
 
 from segue.databases.postgresql.lease import Lease
+from segue.databases.postgresql.locking import NotThisTime
 from segue.databases.postgresql.online import ghost, slots
-from segue.databases.postgresql.online.drain import drain
+from segue.databases.postgresql.online.drain import Drainer, drain
 from segue.errors import FenceLost, LockNotGranted, SlotLost, StepFailed
 
 Follow = Callable[..., Followed]
@@ -375,9 +383,9 @@ def hold_back(items: Followed, *ids: int) -> ghost.Reader:
 
 def kill(url: str, reader: ghost.Reader) -> None:
     """End both of a reader's sessions."""
-    for connection in (reader._wal, reader._db):
-        assert connection is not None
-        run_sql(url, f"SELECT pg_terminate_backend({connection.info.backend_pid}, 5000)")
+    sessions = [connection for connection in (reader._wal, reader._db) if connection is not None]
+    pids = [connection.info.backend_pid for connection in sessions]
+    run_sql(url, *(f"SELECT pg_terminate_backend({pid}, 5000)" for pid in pids))
 
 
 def waits_for_lock(url: str, query: str) -> bool:
@@ -680,3 +688,141 @@ def test_a_role_without_replication_is_refused_and_told_why(any_logical: Server,
 )
 def test_names_of_standbys_that_mean_the_reader_are_recognised(names: str, ours: bool) -> None:
     assert slots._is_standby("segue:e1:4", names) is ours
+
+
+# -- all of it at once
+
+
+@dataclass
+class Writer:
+    """A session of the application with rows of its own; `rows` is what was acknowledged, by key."""
+
+    number: int
+    writers: int
+    seed: int
+    rows: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def write(self, url: str, stop: threading.Event) -> None:
+        """Write until told to stop: updates, deletes, new keys, values that move between rows, and all of it undone."""
+        chance = random.Random(self.seed * 100 + self.number)
+        fresh = itertools.count(1000 + self.number, self.writers)
+        with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+            connection.execute("SET synchronous_commit = off" if self.number % 2 else "SET synchronous_commit = on")
+            while not stop.is_set():
+                changed = dict(self.rows)
+                undone = chance.random() < 0.1
+                try:
+                    with connection.transaction(force_rollback=undone):
+                        for _ in range(chance.choice([1, 1, 2, 5])):
+                            self._change(connection, chance, changed, next(fresh))
+                    if not undone:
+                        self.rows = changed
+                except psycopg.Error as error:
+                    self.failed.append(repr(error))
+                stop.wait(chance.random() * 0.04)
+
+    def _change(
+        self,
+        connection: psycopg.Connection[Any],
+        chance: random.Random,
+        rows: dict[int, tuple[object, ...]],
+        fresh: int,
+    ) -> None:
+        if len(rows) < 3 or chance.random() < 0.2:
+            rows[fresh] = (f"c{fresh}", 1, None)
+            connection.execute("INSERT INTO items VALUES (%s, %s, %s, %s)", [fresh, *rows[fresh]])
+            return
+        one, other = chance.sample(sorted(rows), 2)
+        what = chance.choice(["update", "delete", "move", "swap"])
+        if what == "update":
+            rows[one] = (rows[one][0], chance.randrange(99), chance.choice([None, "x" * 3000]))
+            connection.execute("UPDATE items SET n = %s, note = %s WHERE id = %s", [*rows[one][1:], one])
+        elif what == "delete":
+            del rows[one]
+            connection.execute("DELETE FROM items WHERE id = %s", [one])
+        elif what == "move":
+            rows[fresh] = rows.pop(one)
+            connection.execute("UPDATE items SET id = %s WHERE id = %s", [fresh, one])
+        else:
+            rows[one], rows[other] = ((rows[b][0], *rows[a][1:]) for a, b in ((one, other), (other, one)))
+            connection.execute("UPDATE items SET code = NULL WHERE id = %s", [one])
+            connection.execute("UPDATE items SET code = %s WHERE id = %s", [rows[other][0], other])
+            connection.execute("UPDATE items SET code = %s WHERE id = %s", [rows[one][0], one])
+
+
+@contextmanager
+def writing(url: str, seed: int, writers: int = 8) -> Iterator[list[Writer]]:
+    """Have sessions write to `items` beside the block."""
+    found = [Writer(number, writers, seed) for number in range(writers)]
+    for writer in found:
+        writer.rows = {
+            number: (f"c{number}", number, None) for number in range(1, 801) if number % writers == writer.number
+        }
+    run_sql(url, "INSERT INTO items SELECT g, 'c' || g, g FROM generate_series(1, 800) AS g")
+    stop = threading.Event()
+    threads = [Background(functools.partial(writer.write, url, stop)) for writer in found]
+    try:
+        yield found
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.result()
+
+
+def swap(items: Followed, reader: ghost.Reader) -> int:
+    """Put the shadow in place of the table as a change does; return how many rows differed under the lock."""
+    hand = items.hand
+    under = Drainer(hand.site.work, hand.flow, hand.log, CHANGE, hand.member, hand.direction)
+    differing: list[int] = []
+
+    def act(connection: psycopg.Connection[Any], _until: float) -> None:
+        try:
+            reader.barrier(1.0)
+        except ghost.ReaderBehind as error:
+            raise NotThisTime from error
+        under.drain(None)
+        differing[:] = [
+            connection.execute(query.encode()).fetchall()[0][0]
+            for query in (
+                f"SELECT count(*) FROM {hand.log}",
+                f"SELECT count(*) FROM (TABLE items EXCEPT ALL TABLE {hand.into}) AS d",
+                f"SELECT count(*) FROM (TABLE {hand.into} EXCEPT ALL TABLE items) AS d",
+            )
+        ]
+        connection.execute(f"ALTER TABLE items RENAME TO b; ALTER TABLE {hand.into} SET SCHEMA public".encode())
+
+    hand.site.in_slices([("public.items", "ACCESS EXCLUSIVE")], PATIENCE, items.notes.append, act)
+    return sum(differing)
+
+
+def test_nothing_is_lost_between_eight_writers_and_a_reader_that_is_killed(items: Followed) -> None:
+    with writing(items.url, seed=1) as writers:
+        reader = items.reader()
+        items.hand.copy(size=40, largest=40, boundary=lambda: None)
+        kill(items.url, reader)
+        items.hand.index()
+        assert [items.drain(reader, 50).left for _ in range(3)]
+        items.drain(reader)
+        run_sql(items.url, f"CREATE UNIQUE INDEX ON {items.hand.into} (code)")
+        kill(items.url, reader)
+        assert [items.drain(reader, compare=True).differing for _ in range(5)] == [0] * 5
+        assert swap(items, reader) == 0
+    assert [writer.failed for writer in writers] == [[]] * 8
+    wanted = {key: row for writer in writers for key, row in writer.rows.items()}
+    assert {row[0]: row[1:] for row in rows(items.url, "TABLE items")} == wanted
+
+
+def test_without_barriers_the_same_writers_lose_rows(
+    logical_server: Server, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = follow(logical_server, ITEMS, items=NEW_ITEMS)
+    items.begin()
+    monkeypatch.setattr(ghost.Reader, "barrier", lambda self, timeout: None)
+    # One write is enough that came while the log was a little behind.
+    monkeypatch.setattr(ghost, "GATHER_SECONDS", 1.0)
+    with writing(items.url, seed=1):
+        reader = items.reader()
+        items.settle()
+        items.drain(reader)
+        assert swap(items, reader) > 0
