@@ -78,9 +78,10 @@ class ForeignKeys:
 class Alteration:
     """The ALTERs of one table, one after the other."""
 
-    def __init__(self, table: Definition, resolve: Callable[[str], Place]) -> None:
-        """`resolve` finds the table that a name means."""
+    def __init__(self, table: Definition, resolve: Callable[[str], Place], *, heir: bool = False) -> None:
+        """`resolve` finds the table that a name means; an `heir` inherits from the table that the ALTERs name."""
         self._table = table
+        self._heir = heir
         self._resolve = resolve
         #: By the name that a column has now: where it comes from; None for one that the change adds.
         self.values: dict[str, Value | None] = {
@@ -97,7 +98,10 @@ class Alteration:
         node = self._parsed(text)
         if node.WhichOneof("node") == "rename_stmt":
             return self._rename(node, clone)
-        return self._alter(node, text, clone)
+        statements = self._alter(node, text, clone)
+        if self._heir:
+            self.keys = ForeignKeys()  # nobody inherits those
+        return statements
 
     def tries(self, text: str) -> bool:
         """Return whether a clone can show what a text does."""
@@ -187,12 +191,14 @@ class Alteration:
         definition = getattr(command, "def")  # a keyword of Python, so not command.def
         if part == "AT_AddColumn":
             column = definition.column_def
-            if column.colname in self.values and command.missing_ok:
+            if column.colname in self.values and (command.missing_ok or self._heir):
                 return True
             self.values[column.colname] = None
             self._take_inline(column)
         elif part == "AT_DropColumn":
-            self.values.pop(command.name, None)
+            known = self._table.column(command.name)
+            if not (self._heir and known is not None and known.local):
+                self.values.pop(command.name, None)
         elif part == "AT_AlterColumnType":
             self._retype(command.name, definition.column_def, text, before)
         elif part == "AT_AddConstraint" and _is_foreign(definition.constraint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from segue.databases.postgresql.online import preflight, reading, shadow
+from segue.databases.postgresql.online import drawing, preflight, reading
 from segue.databases.postgresql.online.native import native
 from segue.errors import StepFailed
 
@@ -51,7 +51,7 @@ def choose(site: Site, spec: ChangeSpec) -> tuple[str, list[str], list[str], lis
         lost += found.lost
     if not reasons and statements:
         for change in spec.tables:
-            shadow.rehearse(site.work, change)
+            drawing.rehearse(site.work, change)
         why = ["every command takes a moment, or has a form that lets the application work meanwhile"]
         return NATIVE, [*why, *(f"{what} cannot be taken back" for what in lost)], statements, back
     if spec.strategy == NATIVE:

@@ -153,9 +153,16 @@ def shape(table: Definition) -> Iterator[str]:
         yield f"{shown} is a partition of {parent}: change {parent}, and its partitions go along"
     elif parent is not None:
         yield f"{shown} inherits from {parent}: change {parent}, and what inherits from it goes along"
-    if table.kind == "r" and table.below:
-        child = Place(schema_name=table.below[0].schema_name, name=table.below[0].name)
-        yield f"{child} inherits from {shown}: such a family cannot be changed by a shadow yet"
+    if table.kind == "r":
+        family = {(one.schema_name, one.name) for one in table.everything()}
+        for one in table.everything():
+            heir = Place(schema_name=one.schema_name, name=one.name)
+            for above in one.parents if one is not table else ():
+                if above not in family:
+                    other = Place(schema_name=above[0], name=above[1])
+                    yield f"{heir} inherits from {shown} and from {other}, and only one of them is changed"
+            if one.kind != "r":
+                yield f"{heir} inherits from {shown} and is no table of its own: end the inheritance first"
     if table.of_type is not None:
         yield f"{shown} is of the type {table.of_type}: ALTER TABLE … NOT OF frees it from the type"
     if not table.keys:

@@ -365,7 +365,7 @@ class _Reading:
         return found
 
     def definition(self, oid: int, *, top: bool = True) -> Definition:
-        """Return a table of the tree with everything below it; the keys are read for the first alone."""
+        """Return a table of the tree with everything below it; a partition's keys are those of its table."""
         row = self._tables[oid]
         below = tuple(self.definition(one, top=False) for one in self._below.get(oid, []))
         rows, held = _estimate(*row[18:21])
@@ -390,7 +390,7 @@ class _Reading:
             columns=tuple(self._columns.get(oid, ())),
             constraints=tuple(self._constraints.get(oid, ())),
             indexes=tuple(self._indexes.get(oid, ())),
-            keys=self._keys(oid) if top else (),
+            keys=self._keys(oid) if top or row[13] is None else (),
             below=below,
             rows=rows + sum(one.rows for one in below),
             bytes=held + sum(one.bytes for one in below),

@@ -59,6 +59,7 @@ def tables(definition: Definition, schema: str, parent: Definition | None = None
                 for rule in definition.constraints
                 if _early(rule) and (rule.local or rule.name not in inherited)
             ),
+            *(_renamed_null_rules(definition, parent) if parent is not None else ()),
         ]
         made = f"{head} {at} (\n    " + ",\n    ".join(parts) + "\n)"
         if parent is not None:
@@ -78,6 +79,16 @@ def tables(definition: Definition, schema: str, parent: Definition | None = None
     yield [made, *([f"ALTER TABLE ONLY {at} {', '.join(changes)}"] if changes else [])]
     for one in definition.below:
         yield from tables(one, schema, definition)
+
+
+def _renamed_null_rules(definition: Definition, parent: Definition) -> Iterator[str]:
+    """Yield NOT NULL of inherited columns where the inheriting table has it under a name of its own."""
+    for column in definition.columns:
+        above = parent.column(column.name)
+        if column.local or above is None or column.not_null_name is None or not column.not_null_valid:
+            continue
+        if column.not_null_name != above.not_null_name:
+            yield f"CONSTRAINT {name(column.not_null_name)} NOT NULL {name(column.name)}"
 
 
 def _names(constraints: tuple[Constraint, ...]) -> list[str]:
