@@ -327,6 +327,29 @@ def test_many_keys_are_drained_at_once(database: str, assemble: Assemble) -> Non
     assert change.differences() == []
 
 
+@pytest.mark.parametrize("shape", ["id int PRIMARY KEY, a int", "a int, id int, PRIMARY KEY (id, a)"])
+def test_a_drain_reads_no_more_than_the_rows_of_its_keys(any_database: str, assemble: Assemble, shape: str) -> None:
+    run_sql(
+        any_database,
+        f"CREATE TABLE t ({shape})",
+        "INSERT INTO t (id, a) SELECT g, g % 7 FROM generate_series(1, 20000) g",
+        "ANALYZE t",
+    )
+    change = assemble(any_database, "t", "(a bigint, id bigint)")
+    change.settle()
+    run_sql(any_database, f"ANALYZE {change.into}", "UPDATE t SET a = -1 WHERE id IN (5, 500, 5000)")
+    work = change.site.work
+    read = (
+        "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relid = {}"
+    )
+    with work.transaction():
+        assert change.drainer.drain(None, compare=True).differing == 0
+        for table in (change.source, change.into):
+            found = work.execute(read.format(f"'{table}'::regclass").encode()).fetchone()
+            assert found is not None
+            assert 0 < found[0] <= 30
+
+
 def test_a_log_is_compacted_to_what_it_says(settled: HandMade) -> None:
     run_sql(settled.url, *["UPDATE items SET n = n + 1 WHERE id < 4"] * 20, "DELETE FROM items WHERE id = 9")
     assert drain.compact(settled.site, settled.site.work, settled.flow, settled.log) == 57
