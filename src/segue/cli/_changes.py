@@ -80,7 +80,7 @@ def show(change: Mapping[str, Any]) -> None:
             ("because", "; ".join(change["reasons"]) or None),
             ("execution", f"{change['execution']} ({change['status']} in {change['environment']})"),
             ("phase", f"{change['phase']} ({int(change['percent'])} %)"),
-            ("now", ", ".join(progress(change)) if change["phase"] in AT_WORK else None),
+            ("now", ", ".join(progress(change)) if change["driven"] and change["phase"] in AT_WORK else None),
             ("waits", "; ".join(in_the_way(change)) or None),
             ("felt", f"{change['impact']} impact on the application"),
             ("rows copied", _of(change["rows_copied"], change["total_rows"])),
