@@ -22,8 +22,8 @@ WIDER = "alter id type bigint, alter number type bigint, add extra text default 
 class Hanging:
     """A change of some tables, from an empty shadow to after its swap and back, without the rows' own way."""
 
-    def __init__(self, url: str, tables: dict[str, str | TableChange]) -> None:
-        self.connection = psycopg.connect(url, autocommit=True, prepare_threshold=None)
+    def __init__(self, connection: psycopg.Connection[Any], tables: dict[str, str | TableChange]) -> None:
+        self.connection = connection
         self.connection.execute("set row_security = off")
         self.change = Blueprint(id="everyth1", strategy="shadow-table")
         spec = ChangeSpec(
@@ -105,6 +105,7 @@ class Hanging:
             if direction == "backward":
                 here, there = there, here
             place = Place(schema_name=here, name=relation.place.name)
+            there = there.replace('"', '""')
             found.append(f'alter table {place} set schema "{there}"')
         return found + [text for member in change.members for text in dependents.swap_in(member, change, direction)]
 
@@ -125,16 +126,15 @@ def hanging_here(database: str) -> Iterator[Hang]:
 
 
 def _hanging(database: str) -> Iterator[Hang]:
-    opened: list[Hanging] = []
+    opened = []
 
     def make(script: str | None = None, tables: dict[str, Any] | None = None) -> Hanging:
-        url = administrator(database)
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("set search_path = public")
-            connection.execute((EVERYTHING.read_text() if script is None else script).encode())
-        opened.append(Hanging(url, tables or {"shop.orders": WIDER}))
-        return opened[-1]
+        connection = psycopg.connect(administrator(database), autocommit=True, prepare_threshold=None)
+        opened.append(connection)
+        connection.execute("set search_path = public")
+        connection.execute((EVERYTHING.read_text() if script is None else script).encode())
+        return Hanging(connection, tables or {"shop.orders": WIDER})
 
     yield make
-    for each in opened:
-        each.connection.close()
+    for connection in opened:
+        connection.close()

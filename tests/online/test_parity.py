@@ -15,7 +15,8 @@ from segue.databases.postgresql.online import dependents, parity
 Hang = Callable[..., Hanging]
 
 #: Statements that do nothing for this table: no default privileges took effect on the shadow, sequences fit already.
-IDLE = ("REVOKE ALL ON", "GRANT CREATE", "ANALYZE", "check_function_bodies")
+IDLE = ("REVOKE ALL ON", "GRANT CREATE", "ANALYZE", "check_function_bodies", "DROP POLICY IF", "DROP TRIGGER IF")
+IDLE += ("DROP RULE IF", "DROP STATISTICS IF")
 
 
 def kinds(statements: list[str], every: bool) -> Iterator[int]:

@@ -268,6 +268,17 @@ def alter_policy(policy: Facts) -> str:
     ) + _conditions(policy, {})
 
 
+def cleared(facts: Facts, place: Place) -> Iterator[str]:
+    """Take away what may have been made already, so that it can be made again."""
+    drop = "DROP {kind} IF EXISTS {name} ON {table}"
+    for part, kind in (("policies", "POLICY"), ("triggers", "TRIGGER"), ("rules", "RULE")):
+        for name, each in facts[part].items():
+            if not each.get("inherited"):
+                yield compose(drop, kind=verbatim(kind), name=ident(name), table=place.sql)
+    for name in facts["statistics"]:
+        yield compose("DROP STATISTICS IF EXISTS {name}", name=ident(place.schema_name, name))
+
+
 def comment(kind: str, text: str | None, name: sql.Composable, place: Place | None = None) -> Iterator[str]:
     """Comment on something, of a table where `place` is given."""
     if text is None:

@@ -23,6 +23,8 @@ Entry = dict[str, Any]
 
 FORWARD = "forward"
 EXCLUSIVE = "ACCESS EXCLUSIVE"
+#: What types of sequences hold at most.
+GREATEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 
 # -- what there is ----------------------------------------------------------------------------------------------------
@@ -98,6 +100,12 @@ def refusals(dependents: Entry) -> list[str]:
                     f'table {name}: publication "{publication}" sends rows by a column that goes or is renamed; take '
                     "the row filter away beforehand"
                 )
+    names = [each["name"] for each in dependents["relations"].values()]
+    names += [view["facts"]["name"] for view in dependents["views"] if view["kind"] == "m"]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.append(
+            f'materialised view "{name}": another relation that moves has its name in another schema; rename one'
+        )
     if not dependents["superuser"]:
         for view in dependents["views"]:
             if view["anew"] and view["kind"] == "v" and not view["owner_may"]:
@@ -203,7 +211,7 @@ class _Sides:
         """Return the foreign keys of one side: the original ones, and on the new side what the change makes of them."""
         kept = self.entry["foreign_keys"]
         if self.forward == arriving:
-            kept = [_changed_key(each, self.blueprint) for each in kept if not _is_dropped(each, self.blueprint)]
+            kept = [each for each in kept if not _is_dropped(each, self.blueprint)]
             kept += [_added_key(each, self.member) for each in self.entry.get("foreign_keys_added", ())]
         tables = {str(member.table) for member in self.blueprint.members} - {str(self.member.table)}
         if way == "outgoing":
@@ -224,89 +232,63 @@ def wanted_keys(member: Member, blueprint: Blueprint, direction: str) -> list[En
     kept: list[Entry] = member.dependents["foreign_keys"]
     if direction != FORWARD:
         return kept
-    found = [_changed_key(each, blueprint) for each in kept if not _is_dropped(each, blueprint)]
+    found = [each for each in kept if not _is_dropped(each, blueprint)]
     for other in blueprint.members:
         for each in other.dependents.get("foreign_keys_added", ()):
             if other.number == member.number or each["refers"] == str(member.table):
-                found.append({**_added_key(each, other), "changed": True})
+                found.append(_added_key(each, other))
     return found
 
 
 def _is_dropped(key: Entry, blueprint: Blueprint) -> bool:
-    dropped = [each for member in blueprint.members for each in member.dependents.get("foreign_keys_dropped", ())]
-    return any(each["table"] == key["table"] and each["name"] == key["name"] for each in dropped)
+    return any(
+        str(member.table) == key["table"] and key["name"] in member.dependents.get("foreign_keys_dropped", ())
+        for member in blueprint.members
+    )
 
 
 def _added_key(added: Entry, member: Member) -> Entry:
     """Return a foreign key that the change adds as `find` would return one."""
-    key = {**added, "table": str(member.table), "validated": added["valid"], "outgoing": True, "comment": None}
-    return {**key, "incoming": added["refers"] == str(member.table), "partitioned": False}
-
-
-def _changed_key(key: Entry, blueprint: Blueprint) -> Entry:
-    """Return a foreign key under the names that it and its columns have on the new side."""
-    members = {str(member.table): member.dependents for member in blueprint.members}
-    here = members.get(key["table"], {})
-    there = members.get(key["refers"], {})
-    name = here.get("foreign_keys_renamed", {}).get(key["name"], key["name"])
-    validated = key["validated"] or key["name"] in here.get("foreign_keys_validated", ())
-    ours, theirs = here.get("columns", {}), there.get("columns", {})
-    changed = {**key, "name": name, "validated": validated}
-    if any(ours.get(column, column) != column for column in key["columns"]) or any(
-        theirs.get(column, column) != column for column in key["refers_columns"]
-    ):
-        changed |= {"definition": _with_columns(key["definition"], ours, theirs), "changed": True}
-    return changed
-
-
-def _with_columns(definition: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Return the definition of a foreign key over columns that have other names now."""
-    from postgast import deparse, parse
-
-    head = "ALTER TABLE t ADD "
-    tree = parse(head + definition)
-    constraint = getattr(tree.stmts[0].stmt.alter_table_stmt.cmds[0].alter_table_cmd, "def").constraint
-    for nodes, names in (
-        (constraint.fk_attrs, ours),
-        (constraint.pk_attrs, theirs),
-        (constraint.fk_del_set_cols, ours),
-    ):
-        for node in nodes:
-            node.string.sval = names.get(node.string.sval) or node.string.sval
-    return deparse(tree).removeprefix(head)
+    key = {"comment": None, **added, "table": str(member.table), "outgoing": True}
+    return {**key, "incoming": added["refers"] == str(member.table), "changed": True}
 
 
 def _by_name(relations: Sequence[Relation]) -> dict[str, Relation]:
     return {each.place.name: each for each in relations}
 
 
-def _together(blueprint: Blueprint, part: str, key: str) -> list[Entry]:
-    """Return what hangs on several members once, in an order in which it can be made."""
+def _together(blueprint: Blueprint, part: str) -> list[Entry]:
+    """Return what hangs on several members' tables once."""
     found: dict[str, Entry] = {}
     for member in blueprint.members:
         for each in member.dependents[part]:
-            name = f"{each['table']} {each['name' if 'name' in each else 'column']}" if key == "table" else _key(each)
-            # What one member only touches may be dropped for another.
-            anew = each.get("anew") or found.get(name, each).get("anew")
-            found[name] = {**each, "anew": anew}
+            found[f"{each['table']} {each['name' if 'name' in each else 'column']}"] = each
     return list(found.values())
 
 
-def _key(each: Entry) -> str:
-    return each["place"] if "place" in each else f"{each['schema']}.{each['name']}({each['arguments']})"
-
-
 def _views_and_functions(blueprint: Blueprint) -> list[Entry]:
-    """Return views, materialised views and functions that follow any member, each after what it uses."""
-    every = [*_together(blueprint, "views", "place"), *_together(blueprint, "functions", "name")]
-    return sorted(every, key=lambda each: each["number"])
+    """Return views, materialised views and functions that follow any member once, each after what it uses."""
+    from graphlib import TopologicalSorter
+
+    found: dict[str, Entry] = {}
+    for member in blueprint.members:
+        for each in [*member.dependents["views"], *member.dependents["functions"]]:
+            name = following.called(each)
+            other = found.get(name, each)
+            # What only follows one member may be dropped for the sake of another.
+            together = {"anew": each["anew"] or other["anew"], "uses": [*each["uses"], *other["uses"]]}
+            found[name] = {**each, **together}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for name, each in found.items():
+        sorter.add(name, *(used for used in each["uses"] if used in found))
+    return [found[name] for name in sorter.static_order()]
 
 
 # -- before the swap --------------------------------------------------------------------------------------------------
 
 
 def before(member: Member, blueprint: Blueprint) -> list[str]:
-    """Return what the shadow is given while nobody uses it, to be run in one transaction.
+    """Return what the shadow is given while nobody uses it, to be run in one transaction; it may be run again.
 
     Its indexes and constraints have to be there: what they have on them is given to those that there are. Triggers and
     rules are made disabled.
@@ -330,6 +312,7 @@ def before(member: Member, blueprint: Blueprint) -> list[str]:
 def _clone(
     original: Entry, place: Place, names: dict[str, str], columns: dict[str, str | None] | None
 ) -> Iterator[str]:
+    yield from cloning.cleared(original, place)
     yield from cloning.statistics(original, place, names)
     yield from cloning.triggers(original, place, names, disabled=True)
     yield from cloning.rules(original, place, names, disabled=True)
@@ -438,8 +421,7 @@ def swap_out(member: Member, blueprint: Blueprint, direction: str) -> list[str]:
         original = sides.relation(relation.place.name)
         if original is None:
             continue
-        if relation.place.name == member.table.name or sides.forward:
-            found += _leave(original, place)
+        found += _leave(original, place)
         for sequence in original["sequences"]:
             if not sequence["identity"]:
                 found.append(compose("ALTER SEQUENCE {s} OWNED BY NONE", s=_sequence(sequence).sql))
@@ -476,8 +458,10 @@ def _drop_foreign_key(sides: _Sides, key: Entry) -> Iterator[str]:
 
 def _by_partition(sides: _Sides, key: Entry, *, arriving: bool) -> list[Place]:
     """Return the partitions that are given a foreign key one by one: before 18 it cannot be NOT VALID on their root."""
-    if sides.entry["major"] >= 18 or key["table"] != str(sides.member.table):
+    if sides.entry["major"] >= 18:
         return []
+    if key["table"] != str(sides.member.table):
+        return [place for name in key.get("leaves", ()) if (place := facts.parsed_name(name)) is not None]
     relations = (sides.arriving if arriving else sides.leaving).values()
     root = next((each for each in relations if each.place.name == sides.member.table.name), None)
     if root is None or root.kind != "p":
@@ -488,7 +472,7 @@ def _by_partition(sides: _Sides, key: Entry, *, arriving: bool) -> list[Place]:
 def _drop_followers(blueprint: Blueprint, direction: str) -> Iterator[str]:
     """Drop or move away what cannot stay where it is; the last first."""
     away = blueprint.old_schema if direction == FORWARD else blueprint.new_schema
-    for each in _together(blueprint, "triggers", "table"):
+    for each in _together(blueprint, "triggers"):
         yield compose("DROP TRIGGER {name} ON {table}", name=ident(each["name"]), table=verbatim(each["table"]))
     for each in reversed(_views_and_functions(blueprint)):
         if "arguments" in each:
@@ -584,7 +568,7 @@ def _own_sequence(sides: _Sides, sequence: Entry, place: Place) -> Iterator[str]
 
 def _retype(here: Place, wanted: str, sequence: Entry) -> Iterator[str]:
     """Change a sequence's type with its column's, unless it has gone further than that type does."""
-    most = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
+    most = GREATEST
     alter = compose("ALTER SEQUENCE {s} AS {type}", s=here.sql, type=verbatim(wanted))
     fits = compose(
         "SELECT FROM {s} WHERE last_value BETWEEN {least} AND {most}",
@@ -603,7 +587,7 @@ def _add_foreign_key(sides: _Sides, key: Entry) -> Iterator[str]:
     leaves = _by_partition(sides, key, arriving=True)
     tables: list[sql.Composable] = [place.sql for place in leaves] or [verbatim(key["table"])]
     for table in tables:
-        yield compose(add, table=table, name=ident(key["name"]), definition=verbatim(_not_valid(sides, key)))
+        yield compose(add, table=table, name=ident(key["name"]), definition=verbatim(_not_valid(key)))
         if not leaves and key.get("comment"):
             yield _comment_foreign_key(key)
 
@@ -617,12 +601,9 @@ def _comment_foreign_key(key: Entry) -> str:
     )
 
 
-def _not_valid(sides: _Sides, key: Entry) -> str:
+def _not_valid(key: Entry) -> str:
     definition = str(key["definition"]).removesuffix(" NOT VALID")
     if definition.endswith("NOT ENFORCED"):
-        return definition
-    # Rows of a referring partitioned table that is not a member: before 18 the server has to look at them at once.
-    if key.get("partitioned") and key["table"] != str(sides.member.table) and sides.entry["major"] < 18:
         return definition
     return definition + " NOT VALID"
 
@@ -640,11 +621,11 @@ def _make_followers(blueprint: Blueprint, direction: str) -> Iterator[str]:
             yield compose("ALTER MATERIALIZED VIEW {v} SET SCHEMA {to}", v=came.sql, to=ident(each["facts"]["schema"]))
         else:
             yield from _make_view(each)
-    for each in _together(blueprint, "rules", "table"):
+    for each in _together(blueprint, "rules"):
         yield str(each["definition"]).replace("CREATE RULE", "CREATE OR REPLACE RULE", 1).rstrip().removesuffix(";")
-    for each in _together(blueprint, "policies", "table"):
+    for each in _together(blueprint, "policies"):
         yield cloning.alter_policy(each)
-    for each in _together(blueprint, "defaults", "table"):
+    for each in _together(blueprint, "defaults"):
         yield compose(
             "ALTER {kind} {table} ALTER COLUMN {c} SET DEFAULT {e}",
             kind=verbatim("VIEW" if each["kind"] == "v" else "TABLE"),
@@ -652,7 +633,7 @@ def _make_followers(blueprint: Blueprint, direction: str) -> Iterator[str]:
             c=ident(each["column"]),
             e=verbatim(each["expression"]),
         )
-    for each in _together(blueprint, "triggers", "table"):
+    for each in _together(blueprint, "triggers"):
         table = verbatim(each["table"])
         yield each["definition"]
         if each["enabled"] != "O":
@@ -742,22 +723,20 @@ def views_first(blueprint: Blueprint) -> list[str]:
     Readers lock a view before its tables: a swap that came the other way round would meet them in a deadlock. They are
     for the beginning of the swap's transaction, before its tables are locked.
     """
-    found = []
+    wanted = {}
     for each in _views_and_functions(blueprint):
-        if each.get("kind") == "v" and "arguments" not in each:
-            column = next(iter(each["facts"]["columns"]), None)
-            expression = column and each["facts"]["columns"][column]["expression"]
-            if column is not None:
-                # To take a default away that is not there does nothing, under the lock that is wanted.
-                change = verbatim("DROP DEFAULT" if expression is None else f"SET DEFAULT {expression}")
-                found.append(
-                    compose(
-                        "ALTER VIEW {v} ALTER COLUMN {c} {change}",
-                        v=verbatim(each["place"]),
-                        c=ident(column),
-                        change=change,
-                    )
-                )
+        if "arguments" not in each:
+            wanted[each["place"]] = "VIEW" if each["kind"] == "v" else "MATERIALIZED VIEW"
+    for each in [*_together(blueprint, "rules"), *_together(blueprint, "defaults")]:
+        if each["kind"] == "v":
+            wanted[each["table"]] = "VIEW"
+    found = []
+    for name, kind in wanted.items():
+        place = facts.parsed_name(name)
+        if place is not None:
+            # To move it where it is does nothing, under the lock that is wanted.
+            to = ident(place.schema_name)
+            found.append(compose("ALTER {k} {v} SET SCHEMA {s}", k=verbatim(kind), v=place.sql, s=to))
     return found
 
 

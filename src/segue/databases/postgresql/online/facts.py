@@ -222,6 +222,8 @@ select r.prrelid::bigint as oid, p.pubname as name, {columns} as columns, {condi
 from pg_catalog.pg_publication_rel as r
 inner join pg_catalog.pg_publication as p on r.prpubid = p.oid
 where r.prrelid = any(%(oids)s::oid[])
+    -- A change that follows a slot makes one of its own, by which it is known (see `slots`).
+    and pg_catalog.obj_description(p.oid, 'pg_publication') is distinct from 'segue: follows an online change'
 order by 1, 2
 """
 _PUBLISHED_COLUMNS = """
@@ -350,7 +352,7 @@ def retarget(text: str, names: Mapping[str, str]) -> str:
         for node in descendants(statement.stmt, "TypeCast"):
             constant = unwrapped(node.arg)
             if type(constant).__name__ == "A_Const" and strings(node.type_name.names)[-1:] == ["regclass"]:
-                new = names.get(str(_parsed_name(constant.sval.sval)))
+                new = names.get(str(parsed_name(constant.sval.sval)))
                 if new is not None:
                     edges[constant.location] = literal(new).as_string(None).encode()
                     wanted[constant.location] = 1
@@ -370,7 +372,8 @@ def retarget_expression(text: str, names: Mapping[str, str]) -> str:
     return retarget(head + text + ")", names)[len(head) : -1]
 
 
-def _parsed_name(text: str) -> Place | None:
+def parsed_name(text: str) -> Place | None:
+    """Return the relation that a name as SQL writes it means; None where it is no name."""
     from postgast import PgQueryError, parse
 
     from segue.databases.postgresql.relations import descendants

@@ -32,7 +32,13 @@ select c.conname as name, c.oid::bigint as oid, c.conrelid::bigint as table_oid,
     array(
         select a.attname::text from unnest(c.confkey) with ordinality as k (number, place)
         inner join pg_catalog.pg_attribute as a on a.attrelid = c.confrelid and a.attnum = k.number order by k.place
-    ) as refers_columns
+    ) as refers_columns,
+    array(
+        select array[ln.nspname::text, l.relname::text] from pg_catalog.pg_partition_tree(c.conrelid) as p
+        inner join pg_catalog.pg_class as l on p.relid = l.oid
+        inner join pg_catalog.pg_namespace as ln on l.relnamespace = ln.oid
+        where t.relkind = 'p' and p.isleaf order by ln.nspname, l.relname
+    ) as leaves
 from pg_catalog.pg_constraint as c
 inner join pg_catalog.pg_class as t on c.conrelid = t.oid
 inner join pg_catalog.pg_namespace as n on t.relnamespace = n.oid
@@ -303,7 +309,6 @@ class _Search:
         self._order()
         self._try_own()
         self._try_functions()
-        self._check_keys()
 
     def _rows(self, query: str, oids: Iterable[int], **more: Any) -> list[Entry]:
         return rows(self._connection, query, oids=list(oids), **more)
@@ -321,6 +326,7 @@ class _Search:
             row.pop("oid")
             row |= {"table": str(table), "refers": str(refers), "outgoing": outgoing, "incoming": incoming}
             row["partitioned"] = row.pop("kind") == "p"
+            row["leaves"] = [str(Place(schema_name=space, name=name)) for space, name in row["leaves"]]
             found.append(row)
         return found
 
@@ -438,7 +444,8 @@ class _Search:
         if key not in self._seen:
             self._seen.add(key)
             table = Place(schema_name=rule["schema"], name=rule["table_name"])
-            self.found.rules.append({"name": rule["name"], "table": str(table), "definition": rule["definition"]})
+            entry = {key: rule[key] for key in ("name", "kind", "definition")}
+            self.found.rules.append({**entry, "table": str(table)})
 
     def _view(self, oid: int) -> Entry | None:
         for row in self._rows(_VIEW, [oid]):
@@ -582,27 +589,6 @@ class _Search:
                     "change it beforehand so that it works on both, or drop it",
                 )
 
-    def _check_keys(self) -> None:
-        """Look whether the columns of foreign keys from other tables are there still, and unique."""
-        own = {str(catalogue.place(facts)) for facts in self._own.values()}
-        for key in self.found.foreign_keys:
-            definition = self._drawn.get(key["refers"])
-            if not key["incoming"] or key["refers"] not in own or definition is None:
-                continue
-            wanted = sorted(key["refers_columns"])
-            found = any(
-                index["unique"]
-                and index["where"] is None
-                and sorted(str(c["name"]) for c in index["columns"]) == wanted
-                for index in definition["indexes"]
-            )
-            if not found:
-                self._refuse(
-                    f'foreign key "{key["name"]}" of {key["table"]}',
-                    f"the changed table {key['refers']} has nothing unique over ({', '.join(key['refers_columns'])})",
-                    "drop the foreign key beforehand, or keep its columns and what makes them unique",
-                )
-
     def _bodies(self, dependents: list[Entry], types: set[int], *, dropped: bool) -> list[int]:
         onward = []
         sources: dict[int, set[int]] = {}
@@ -687,10 +673,15 @@ class _Search:
         sorter: TopologicalSorter[tuple[str, int]] = TopologicalSorter()
         for key in sorted(known):
             sorter.add(key, *sorted(source for source in self._edges.get(key, ()) if source in known and source != key))
-        for number, (kind, oid) in enumerate(sorter.static_order()):
+        for kind, oid in sorter.static_order():
             entry = known[kind, oid]
-            entry["number"] = number
+            entry["uses"] = sorted(called(known[key]) for key in self._edges.get((kind, oid), ()) if key in known)
             (self.found.views if kind == "view" else self.found.functions).append(entry)
+
+
+def called(entry: Entry) -> str:
+    """Return what a view or function is called, as nothing else is."""
+    return str(entry["place"]) if "place" in entry else f"{entry['qualified']}({entry['arguments']})"
 
 
 def published_all(connection: Connection) -> list[str]:

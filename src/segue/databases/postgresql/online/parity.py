@@ -50,10 +50,12 @@ def compare(connection: Connection, blueprint: Blueprint, member: Member) -> lis
         for relation in each.old
         if relation.place.name == mine.place.name
     }
+    # Written alike on both sides, in quotes.
+    same = {name: name for name in back.values()}
     for each in old.values():
         if each["name"] not in new:
             continue
-        expected = dict(_explained(member, each, dict(_own(each, {}, member.dependents.get("columns")))))
+        expected = dict(_explained(member, each, dict(_own(each, same, member.dependents.get("columns")))))
         actual = dict(_own(new[each["name"]], back, None))
         found += _differ(str(facts.place(each)), expected, _without_extras(member, actual), member)
         found += _acting(new[each["name"]], "before it")
@@ -111,10 +113,8 @@ _KINDS = {
 
 
 def _name(kind: str, each: Entry) -> str:
-    if kind == "views":
-        return str(each["place"])
-    if kind == "functions":
-        return f"{each['qualified']}({each['arguments']})"
+    if kind in ("views", "functions"):
+        return following.called(each)
     return f'"{each["column" if kind == "defaults" else "name"]}" of {each["table"]}'
 
 
@@ -235,7 +235,7 @@ def _explained(member: Member, each: Entry, lines: Lines) -> Iterator[tuple[tupl
     constraints = {one["name"] for one in drawn["constraints"]} if drawn else set()
     constraints |= {one["not_null_name"] for one in drawn["columns"] if one["not_null_name"]} if drawn else set()
     indexes = {one["name"]: one for one in drawn["indexes"]} if drawn else {}
-    kept = {one["sequence"]["name"] for one in drawn["columns"] if one["identity"]} if drawn else set()
+    kept = {one["sequence"]["name"] for one in drawn["columns"] if one["sequence"]} if drawn else set()
     gone = {one["name"] for one in each["sequences"] if one["identity"]} - kept
     for key, value in lines.items():
         if drawn and key[0] == "constraint" and key[1] not in constraints:
@@ -347,7 +347,7 @@ def compare_after(connection: Connection, blueprint: Blueprint, direction: str =
         for each in now.values():
             recorded = _recorded(member, each["name"])
             if recorded is not None:
-                found += _compare_table(member, recorded, each, direction)
+                found += _compare_table(connection, member, recorded, each, direction)
         found += _compare_followers(connection, blueprint, member, now, direction)
         found += _compare_gone(connection, blueprint, member, direction)
     return found
@@ -381,13 +381,20 @@ def _compare_gone(connection: Connection, blueprint: Blueprint, member: Member, 
                 yield f"{member.table}: {word} {_name(kind, one)} is on the table that left"
 
 
-def _compare_types(member: Member, now: Entry) -> Iterator[str]:
-    """Say which sequence was not widened with its column."""
-    wanted = {each["sequence"]: each["type"] for each in member.dependents.get("sequences_widened", ())}
+def _compare_types(connection: Connection, member: Member, now: Entry, direction: str) -> Iterator[str]:
+    """Say which sequence was not widened with its column, or not made narrower again though it could have been."""
+    wanted = {
+        each["sequence"]: each["type" if direction == FORWARD else "was"]
+        for each in member.dependents.get("sequences_widened", ())
+    }
     for each in now["sequences"]:
-        place = str(Place(schema_name=each["schema"], name=each["name"]))
-        if not each["identity"] and each["type"] != wanted.get(place, each["type"]):
-            yield f"{place}: the sequence is of type {each['type']} instead of {wanted[place]}"
+        place = Place(schema_name=each["schema"], name=each["name"])
+        type_ = wanted.get(str(place), each["type"])
+        if each["identity"] or each["type"] == type_:
+            continue
+        row = connection.execute(sql.SQL("select last_value from {}").format(place.sql)).fetchone()
+        if row is None or row[0] <= dependents.GREATEST[type_]:
+            yield f"{place}: the sequence is of type {each['type']} instead of {type_}"
 
 
 _BEHIND = sql.SQL(
@@ -404,7 +411,9 @@ def _recorded(member: Member, name: str) -> Entry | None:
     return None
 
 
-def _compare_table(member: Member, recorded: Entry, now: Entry, direction: str) -> Iterator[str]:
+def _compare_table(
+    connection: Connection, member: Member, recorded: Entry, now: Entry, direction: str
+) -> Iterator[str]:
     forward = direction == FORWARD
     columns = member.dependents.get("columns") if forward else None
     table = str(facts.place(now))
@@ -413,8 +422,7 @@ def _compare_table(member: Member, recorded: Entry, now: Entry, direction: str) 
         expected = dict(_explained(member, recorded, expected))
     actual = _without_extras(member, _own(now, {}, None) | _moved(now, None))
     yield from _differ(table, expected, actual, member)
-    if forward:
-        yield from _compare_types(member, now)
+    yield from _compare_types(connection, member, now, direction)
 
 
 def _moved(each: Entry, columns: Mapping[str, str | None] | None) -> Lines:
