@@ -87,7 +87,7 @@ class Report:
         traffic, latency = content["traffic"], content["latency_ms"]
         print()
         print(
-            f"{'all is well' if self.ok else 'NOT all is well'}: {self.tables} tables, {len(self.steps)} steps, ",
+            f"{'all is well' if self.ok else 'NOT all is well'}: {self.tables} tables, {len(self.steps)} step{'s' * (len(self.steps) != 1)}, ",
             end="",
         )
         print(f"{self.seconds:.0f} seconds")
@@ -99,7 +99,7 @@ class Report:
             words = ", ".join(f"{name} {value:.1f} ms" for name, value in latency[moment].items())
             print(f"  latency       {moment:<7} {words}")
         killed = f"back at work after {self.recovered} s" if self.recovered is not None else "did not come back"
-        print(f"  crash         {f'killed with -9 in a backfill, {killed}' if self.killed else 'was not killed'}")
+        print(f"  crash         {f'killed with -9, {killed}' if self.killed else 'was not killed'}")
         back = content["rollback"]
         print(
             f"  rollback      schema {'equal' if back['schema_equal'] else 'DIFFERS'}, "
