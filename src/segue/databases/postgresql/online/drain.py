@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 # A list is never analysed, so the planner knows nothing of it; of so few keys each is looked up in the key's index.
 FEW_KEYS = 5_000
-_JOINS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-_FEW = ";\n".join(f"set local {name} = off" for name in _JOINS)
-_MANY = ";\n".join(f"set local {name} = on" for name in _JOINS)
+_SHUNNED = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 # A plan that is shunned looks dear, and what looks dear the server would compile: half a second for three rows.
-_UNCOMPILED = "set local jit = off"
-_DEFAULT = ";\n".join(f"set local {name} to default" for name in ("jit", *_JOINS))
+_ANY = "set local jit = off; set local enable_nestloop = on; "
+_FEW = _ANY + "; ".join(f"set local {name} = off" for name in _SHUNNED)
+_MANY = _ANY + "; ".join(f"set local {name} = on" for name in _SHUNNED)
+_DEFAULT = "; ".join(f"set local {name} to default" for name in ("jit", "enable_nestloop", *_SHUNNED))
 # Before a drain waits longer than this for a table that is being emptied or altered, it gives way.
 LOCK_WAIT = "300ms"
 # How many conflicts are tried again in each drain, those that were seen longest ago first.
@@ -114,14 +114,12 @@ class Drainer:
         return (row[0], row[1], row[2]) if row else (0, 0, None)
 
     def _emptied(self) -> bool:
-        query = sql.SQL("select exists (select from {} where segue_k1 is null)").format(self.log.sql)
         cursor = self.connection.execute(
-            sql.SQL(";\n").join([sql.SQL(_UNCOMPILED), sql.SQL("set local enable_seqscan = off"), query])
+            sql.SQL("{}; select exists (select from {} where segue_k1 is null); {}").format(
+                sql.SQL(_FEW), self.log.sql, sql.SQL(_DEFAULT)
+            )
         )
-        cursor.nextset()
-        cursor.nextset()
-        found = cursor.fetchone()
-        self.connection.execute("set local enable_seqscan to default")
+        found = _row(cursor)
         return bool(found and found[0])
 
     # -- draining
@@ -153,13 +151,11 @@ class Drainer:
     def bring(self, keys: int, *, compare: bool = False) -> Drained:
         """Bring so many listed keys up to date, and try conflicts again, within the caller's transaction."""
         refused = differing = 0
-        self.connection.execute(_UNCOMPILED)
         if keys:
             refused = self._apply(keys)
             if compare:
                 differing = self._differing()
         self._try_again()
-        self.connection.execute(_DEFAULT)
         return Drained(keys=keys, refused=refused, differing=differing)
 
     def clear(self) -> None:
@@ -175,12 +171,10 @@ class Drainer:
         connection = self.connection
         if keys > FEW_KEYS:
             connection.execute(sql.SQL("analyze {}").format(self._listing.table))
-        plans = sql.SQL(_MANY if keys > FEW_KEYS else _FEW)
-        connection.execute(sql.SQL(";\n").join([plans, self._lift]))
+        parts: list[sql.Composable] = [sql.SQL(_MANY if keys > FEW_KEYS else _FEW), self._lift]
+        parts += [sql.SQL("savepoint segue_put"), self._put, sql.SQL("release savepoint segue_put")]
         try:
-            connection.execute(
-                sql.SQL(";\n").join([sql.SQL("savepoint segue_put"), self._put, sql.SQL("release savepoint segue_put")])
-            )
+            connection.execute(sql.SQL(";\n").join(parts))
         except psycopg.Error as error:
             if connection.closed or not is_refusal(error):
                 raise
@@ -198,12 +192,13 @@ class Drainer:
     def _try_again(self) -> None:
         """Try conflicts again: what stood in their way may be gone."""
         connection = self.connection
-        row = connection.execute(self._any_again).fetchone()
-        if not (row and row[0]):
+        found = _row(connection.execute(sql.SQL("{}; {}").format(self._any_again, sql.SQL(_DEFAULT))))
+        if not (found and found[0]):
             return
         parts = [sql.SQL(_FEW), self._listing.emptied, self._again, *self._listing.remove()]
         connection.execute(sql.SQL(";\n").join(parts))
         self._sift()
+        connection.execute(_DEFAULT)
 
     # -- comparing
 
@@ -245,6 +240,13 @@ class Drainer:
         # The sides are joined in a way that is shunned for few keys; there is no other, and it costs nothing there.
         row = self.connection.execute(self._compare).fetchone()
         return int(row[0]) if row else 0
+
+
+def _row(cursor: psycopg.Cursor[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """Return the row of the only query among the statements of one message."""
+    while cursor.description is None and cursor.nextset():
+        pass
+    return cursor.fetchone()
 
 
 def drain(site: Site, drainer: Drainer, most: int | None, *, compare: bool = False, anew: bool = False) -> Drained:
