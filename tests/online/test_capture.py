@@ -65,10 +65,10 @@ TOUCHES: dict[str, tuple[list[str], set[int | None]]] = {
 
 
 @pytest.fixture
-def items(any_database: str, assemble: Assemble) -> HandMade:
-    """Give a captured table of nine rows, on each server in turn."""
-    run_sql(any_database, *ITEMS)
-    return assemble(any_database, "items", SHAPE)
+def items(database: str, assemble: Assemble) -> HandMade:
+    """Give a captured table of nine rows."""
+    run_sql(database, *ITEMS)
+    return assemble(database, "items", SHAPE)
 
 
 def keys(change: HandMade) -> set[Any]:
@@ -340,27 +340,27 @@ def test_writes_to_children_of_a_plain_table_are_their_own(database: str, assemb
 # -- beginning and ending
 
 
-def test_capture_waits_for_open_writes_and_holds_nobody_up(items: HandMade, any_database: str) -> None:
-    run_sql(any_database, "CREATE TABLE late AS SELECT * FROM items", "ALTER TABLE late ADD PRIMARY KEY (id)")
+def test_capture_waits_for_open_writes_and_holds_nobody_up(items: HandMade, database: str) -> None:
+    run_sql(database, "CREATE TABLE late AS SELECT * FROM items", "ALTER TABLE late ADD PRIMARY KEY (id)")
     late = HandMade(
-        any_database,
+        database,
         items.target,
         items.flow.model_copy(update={"source": items.flow.source.model_copy(update={"name": "late"})}),
         items.log.model_copy(update={"name": f"{CHANGE}_log_9_forward"}),
         (items.relations[0].model_copy(update={"place": items.flow.source.model_copy(update={"name": "late"})}),),
     )
-    with session(any_database, "DELETE FROM late WHERE id = 1") as writer:
+    with session(database, "DELETE FROM late WHERE id = 1") as writer:
         capturing = Background(late.capture)
         until(lambda: late.notes)
         # Each of these would queue behind a lock that is waited for, and is given up before this time-out.
-        run_sql(any_database, "SET lock_timeout = '5s'", "UPDATE late SET n = 0 WHERE id = 2", "SELECT 1 FROM late")
+        run_sql(database, "SET lock_timeout = '5s'", "UPDATE late SET n = 0 WHERE id = 2", "SELECT 1 FROM late")
         assert capturing.is_alive()
         writer.commit()
         capturing.result()
     assert late.left() == 0
-    with psycopg.connect(any_database) as old:
+    with psycopg.connect(database) as old:
         old.execute("SELECT 1 FROM late")
-        run_sql(any_database, "DELETE FROM late WHERE id = 3")
+        run_sql(database, "DELETE FROM late WHERE id = 3")
         old.execute("DELETE FROM late WHERE id = 4")
     assert keys(late) == {3, 4}
 

@@ -40,42 +40,55 @@ PEOPLE = (
 
 
 @pytest.fixture
-def people(any_database: str, assemble: Assemble) -> HandMade:
-    """Give a settled change of a table with values that stand twice, on each server in turn."""
-    run_sql(any_database, *PEOPLE)
-    change = assemble(any_database, "people", "(id bigint, name text, team int, boss int)")
+def people(database: str, assemble: Assemble) -> HandMade:
+    """Give a settled change of a table with values that stand twice."""
+    return settled(database, assemble)
+
+
+def settled(url: str, assemble: Assemble) -> HandMade:
+    run_sql(url, *PEOPLE)
+    change = assemble(url, "people", "(id bigint, name text, team int, boss int)")
     change.settle()
     return change
 
 
-@pytest.mark.parametrize(
-    ("columns", "moved"),
-    [
-        ("(name)", ["3", "7", "8"]),
-        ("(name, team)", ["7"]),
-        ("(lower(name))", ["2", "3", "7", "8"]),
-        ("((lower(name) || team))", ["2", "7"]),
-        ('(name COLLATE "C" DESC NULLS LAST, (team % 2))', ["7", "8"]),
-        ("(name) WHERE team = 1 AND id <> 1", []),
-        ("(name) WHERE team = 1", ["7"]),
-        ("(name) INCLUDE (team)", ["3", "7", "8"]),
-        ("(name) NULLS NOT DISTINCT", ["3", "5", "7", "8"]),
-        ("(boss)", []),
-    ],
-)
+TWICE: list[tuple[str, list[str]]] = [
+    ("(name)", ["3", "7", "8"]),
+    ("(name, team)", ["7"]),
+    ("(lower(name))", ["2", "3", "7", "8"]),
+    ("((lower(name) || team))", ["2", "7"]),
+    ('(name COLLATE "C" DESC NULLS LAST, (team % 2))', ["7", "8"]),
+    ("(name) WHERE team = 1 AND id <> 1", []),
+    ("(name) WHERE team = 1", ["7"]),
+    ("(name) INCLUDE (team)", ["3", "7", "8"]),
+    ("(name) NULLS NOT DISTINCT", ["3", "5", "7", "8"]),
+    ("(boss)", []),
+]
+
+
+@pytest.mark.parametrize(("columns", "moved"), TWICE)
 def test_rows_that_a_unique_index_would_refuse_are_moved_and_the_first_stays(
     people: HandMade, columns: str, moved: list[str]
 ) -> None:
-    index = Index(name="people_once", sql=f"CREATE UNIQUE INDEX people_once ON {people.into} USING btree {columns}")
+    moved_for(people, columns, moved)
+
+
+def test_the_same_on_an_older_server(debian_database: str, assemble: Assemble) -> None:
+    moved_for(settled(debian_database, assemble), *TWICE[4])
+
+
+def moved_for(change: HandMade, columns: str, moved: list[str]) -> None:
+    """Move what a unique index over these columns refuses, and build it."""
+    index = Index(name="people_once", sql=f"CREATE UNIQUE INDEX people_once ON {change.into} USING btree {columns}")
     if moved:
         with pytest.raises(psycopg.errors.UniqueViolation):
-            run_sql(people.url, index.sql)
-    assert duplicates(people, index) == len(moved)
-    assert people.conflicts() == [([key], "23505", "people_once") for key in moved]
-    run_sql(people.url, index.sql)
-    assert duplicates(people, index) == len(moved)
-    assert people.drain(compare=True).refused == 0
-    assert sorted(row[1] for row in people.differences()) == moved
+            run_sql(change.url, index.sql)
+    assert duplicates(change, index) == len(moved)
+    assert change.conflicts() == [([key], "23505", "people_once") for key in moved]
+    run_sql(change.url, index.sql)
+    assert duplicates(change, index) == len(moved)
+    assert change.drain(compare=True).refused == 0
+    assert sorted(row[1] for row in change.differences()) == moved
 
 
 def test_a_duplicate_is_over_when_the_first_is_mended(people: HandMade) -> None:
