@@ -1,13 +1,23 @@
-"""Digests of rows: one 64-bit number per row, added up over a range, by which two tables are compared on the server."""
+"""Reduces rows to numbers: one for each row, from all of its values, and a sum over many rows.
+
+A row's number must differ whenever the row does. A hash of PostgreSQL's is good for that only where values that are
+equal are the same, and where it looks at every bit; else what is hashed is the value's text, under pinned settings.
+The server's own hash of a whole row is not used: it adds the hashes of the columns up, so that in a sum over rows two
+values that were swapped between rows would go unnoticed, and it sees half the bits of a bigint.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from segue.databases.postgresql.online.wording import comma
+from segue.errors import StepFailed
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import psycopg
 
@@ -15,68 +25,247 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
-HASH = "hash"
-TEXT = "text"
+HASH, TEXT = "hash", "text"
+#: What the destination is called where its rows are reduced; the source is called by its name.
+INTO = "segue_into"
 
-# Of these types equal values are the same values, and PostgreSQL has a 64-bit hash for them. Of every other type the
-# text is hashed: equality is coarser than identity there (numeric 1.0 and 1.00, float 0.0 and -0.0, interval, jsonb,
-# character(n), a collation without regard to case), or there is no hash at all (json, xml, point, bit, tsvector).
-_METHODS = """
+# Types of pg_catalog of which equal values are the same, with a hash of theirs that sees every bit.
+_HASHES = {
+    "bool": "pg_catalog.hashint4extended({value}::pg_catalog.int4, {seed})",
+    "int2": "pg_catalog.hashint2extended({value}, {seed})",
+    "int4": "pg_catalog.hashint4extended({value}, {seed})",
+    # This hash folds the two halves into one; with the value beside it nothing is lost.
+    "int8": "(pg_catalog.hashint8extended({value}, {seed}) # {value})",
+    "oid": "pg_catalog.hashoidextended({value}, {seed})",
+    "char": "pg_catalog.hashcharextended({value}, {seed})",
+    "name": 'pg_catalog.hashnameextended({value} collate "C", {seed})',
+    "text": 'pg_catalog.hashtextextended({value} collate "C", {seed})',
+    "varchar": 'pg_catalog.hashtextextended({value} collate "C", {seed})',
+    "uuid": "pg_catalog.uuid_hash_extended({value}, {seed})",
+    "inet": "pg_catalog.hashinetextended({value}, {seed})",
+    "cidr": "pg_catalog.hashinetextended({value}, {seed})",
+    "macaddr": "pg_catalog.hashmacaddrextended({value}, {seed})",
+    "macaddr8": "pg_catalog.hashmacaddr8extended({value}, {seed})",
+    # Of these only a row's hash can be had; that of a row of one column is the column's.
+    "bytea": "nullif(pg_catalog.hash_record_extended(row({value}), {seed}), 0)",
+    "date": "nullif(pg_catalog.hash_record_extended(row({value}), {seed}), 0)",
+}
+_ENUM = "pg_catalog.hashenumextended({value}, {seed})"
+_TEXT = 'pg_catalog.hashtextextended({value}::pg_catalog.text collate "C", {seed})'
+# Where a cast to text is a function, it may drop what the value's own text has: blanks at the end of a char(n).
+_OUTPUT = 'pg_catalog.hashtextextended(pg_catalog.textin({output}({value})) collate "C", {seed})'
+
+_COARSE = ("numeric", "float4", "float8", "interval", "jsonb", "bpchar")
+_HALF = ("timestamp", "timestamptz", "time", "timetz", "money", "pg_lsn", "xid8")
+
+_COLUMNS = """
 with recursive base as (
-    select w.place, t.oid, t.typtype, t.typbasetype, t.typcollation
-    from unnest(%(types)s::text[]) with ordinality as w (name, place)
-    join pg_catalog.pg_type as t on t.oid = w.name::regtype
+    select a.attname, a.atttypid as type, a.atttypid as given, a.attcollation
+    from pg_catalog.pg_attribute as a
+    join pg_catalog.pg_class as c on c.oid = a.attrelid
+    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = %(schema)s and c.relname = %(name)s and a.attnum > 0 and not a.attisdropped
     union all
-    select b.place, t.oid, t.typtype, t.typbasetype, t.typcollation
-    from base as b join pg_catalog.pg_type as t on t.oid = b.typbasetype where b.typtype = 'd'
+    select b.attname, t.typbasetype, b.given, b.attcollation
+    from base as b join pg_catalog.pg_type as t on t.oid = b.type where t.typtype = 'd'
 )
-select b.place,
-    (b.typtype = 'e' or b.oid = any (array['boolean', 'smallint', 'integer', 'bigint', 'oid', 'uuid', 'text',
-        'varchar', '"char"', 'name', 'bytea', 'date', 'time', 'timestamp', 'timestamptz', 'macaddr',
-        'macaddr8', 'xid8', 'tid']::regtype[]))
-    and coalesce((
-        select o.collisdeterministic from pg_catalog.pg_attribute as a
-        join pg_catalog.pg_collation as o on o.oid = a.attcollation
-        where a.attrelid = pg_catalog.to_regclass(%(into)s) and a.attname = (%(names)s::text[])[b.place]
-    ), true)
-from base as b where b.typtype <> 'd'
-order by b.place
+select b.attname, t.typname, t.typnamespace = 'pg_catalog'::regnamespace, t.typtype::text,
+    t.typtype = 'b' and t.typelem <> 0 and t.typlen = -1 and t.typcategory = 'A',
+    b.type <> b.given, pg_catalog.format_type(t.oid, null), t.typoutput::regproc::text,
+    coalesce((select o.collisdeterministic from pg_catalog.pg_collation as o where o.oid = b.attcollation), true),
+    exists (
+        select from pg_catalog.pg_cast as k
+        where k.castsource = t.oid and k.casttarget = 'text'::regtype and k.castmethod = 'f'
+    ),
+    exists (
+        select from pg_catalog.pg_opclass as o
+        join pg_catalog.pg_am as m on m.oid = o.opcmethod and m.amname = 'hash'
+        join pg_catalog.pg_amproc as p on p.amprocfamily = o.opcfamily and p.amprocnum = 2
+            and p.amproclefttype = o.opcintype
+        where o.opcintype = t.oid and o.opcdefault
+    )
+from base as b join pg_catalog.pg_type as t on t.oid = b.type and t.typtype <> 'd'
+"""
+
+# What the server computes from other columns is the same on both sides where these are, in the same types.
+_GENERATED = """
+select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attcollation,
+    pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+    array(
+        select array[r.attname::text, pg_catalog.format_type(r.atttypid, r.atttypmod), r.attcollation::text]
+        from pg_catalog.pg_depend as p
+        join pg_catalog.pg_attribute as r on r.attrelid = a.attrelid and r.attnum = p.refobjsubid
+        where p.refobjid = a.attrelid and p.refobjsubid <> a.attnum and p.refobjsubid > 0
+            and ((p.classid = 'pg_attrdef'::regclass and p.objid = d.oid)
+                or (p.classid = 'pg_class'::regclass and p.objid = a.attrelid and p.objsubid = a.attnum))
+        order by r.attname
+    )
+from pg_catalog.pg_attribute as a
+join pg_catalog.pg_class as c on c.oid = a.attrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+join pg_catalog.pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+where n.nspname = %(schema)s and c.relname = %(name)s and a.attgenerated <> '' and not a.attisdropped
 """
 
 
-def methods(connection: Connection, flow: Flow) -> dict[str, str]:
-    """Return by column of the destination whether its value is hashed (`hash`), or its text form (`text`)."""
-    names = [column.into for column in flow.columns]
-    rows = connection.execute(
-        _METHODS.encode(),
-        {"types": [column.type for column in flow.columns], "names": names, "into": str(flow.into)},
-    ).fetchall()
-    return {names[place - 1]: HASH if hashed else TEXT for place, hashed in rows}
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a column is compared: by the hash of its values, or of their text, and then why."""
+
+    how: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        """Return it as the record of a comparison has it."""
+        return f"{self.how} ({self.why})" if self.why else self.how
 
 
-def of_source(flow: Flow, how: Mapping[str, str]) -> sql.Composed:
-    """Return the number of a row of the source, whose columns go by their bare names."""
-    # A line of its own for each expression: a comment at its end must not swallow what comes after it.
-    values = [sql.SQL("({}\n)::{}").format(sql.SQL(column.expression), sql.SQL(column.type)) for column in flow.columns]
-    return _row(values, [how[column.into] for column in flow.columns])
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A column of the destination, and what it is compared with: an expression over the source's columns."""
+
+    into: str
+    expression: str
+    method: Method
+    form: str
+    seed: int
+    missing: int
+
+    def value(self, side: str) -> sql.Composable:
+        """Return the value on a side, source or into."""
+        if side == "into":
+            return sql.Identifier(INTO, self.into)
+        # A line of its own: a comment at its end must not swallow what comes after it.
+        return sql.SQL("({}\n)").format(sql.SQL(self.expression))
+
+    def hash(self, side: str) -> sql.Composable:
+        """Return 64 bits that say what the value is on a side, NULL included."""
+        return sql.SQL("coalesce({}, {})").format(
+            sql.SQL(self.form).format(value=self.value(side), seed=_number(self.seed)), _number(self.missing)
+        )
 
 
-def of_into(flow: Flow, how: Mapping[str, str]) -> sql.Composed:
-    """Return the number of a row of the destination, which is called segue_into."""
-    return _row(
-        [sql.Identifier("segue_into", column.into) for column in flow.columns],
-        [how[column.into] for column in flow.columns],
-    )
+def compared(connection: Connection, flow: Flow) -> tuple[Compared, ...]:
+    """Return how each column is compared; what has no value in the source is not.
 
-
-def _row(values: list[Any], how: list[str]) -> sql.Composed:
-    # Places in a record do not run together, and NULL is no text. But a record's hash is a sum of its columns' hashes,
-    # each with a factor by its place: added up over rows, it would not notice values that two rows have exchanged. So
-    # each row's number is hashed once more.
-    parts = [
-        value if method == HASH else sql.SQL('({})::text collate "C"').format(value)
-        for value, method in zip(values, how, strict=True)
+    Generated columns are, where both sides compute them alike from columns that are alike. Raises StepFailed when the
+    destination lacks a column.
+    """
+    where = {"schema": flow.into.schema_name, "name": flow.into.name}
+    known = {row[0]: _form(*row[1:]) for row in connection.execute(_COLUMNS.encode(), where)}
+    # The assignment to an array cuts and pads each element as its type says; the expression has not done that yet.
+    wanted = [
+        (column.into, f"({column.expression}\n)::{column.type}" if column.type.endswith("]") else column.expression)
+        for column in flow.columns
     ]
-    return sql.SQL("pg_catalog.hashint8extended(pg_catalog.hash_record_extended(row({}), 7), 7)").format(
-        sql.SQL(", ").join(parts)
-    )
+    wanted += [(name, _quoted(name)) for name in _generated(connection, flow)]
+    found = []
+    for number, (name, expression) in enumerate(wanted, 1):
+        if name not in known:
+            raise StepFailed(
+                f'table {flow.into} has no column "{name}" any more', hint="somebody has altered it: begin anew"
+            )
+        method, form = known[name]
+        found.append(Compared(name, expression, method, form, _constant(2 * number), _constant(2 * number + 1)))
+    return tuple(found)
+
+
+def methods(columns: Sequence[Compared]) -> Mapping[str, str]:
+    """Return how each column is compared, in words for the record."""
+    return {column.into: str(column.method) for column in columns}
+
+
+def row_hash(columns: Sequence[Compared], side: str) -> sql.Composed:
+    """Return 64 bits that say what a row is on a side."""
+    # Each column has a seed of its own, so that two that hold the same do not cancel each other.
+    return sql.SQL(" # ").join(column.hash(side) for column in columns)
+
+
+def total(row: sql.Composable, table: sql.Composable, where: sql.Composable) -> sql.Composed:
+    """Return a query of one row: how many rows a condition holds for, and the sum of what they are.
+
+    `row` is what `row_hash` returns for a side, `table` the side as FROM wants it: the destination called `segue_into`,
+    the source by its name.
+    """
+    # Each row once more through the hash: a sum of what the columns are would not notice values that were swapped
+    # between rows. OFFSET keeps the number from being computed twice.
+    return sql.SQL(
+        "select count(*) as segue_rows, coalesce(sum(pg_catalog.hashint8extended(segue_hash, {}) # segue_hash), 0) "
+        "as segue_digest from (select {} as segue_hash from {} where {} offset 0) as segue_hashed"
+    ).format(_number(_constant(1)), row, table, where)
+
+
+def hashes(columns: Sequence[Compared], side: str) -> sql.Composed:
+    """Return the columns' own hashes as an array, to see which of them differ."""
+    return sql.SQL("array[{}]").format(comma(column.hash(side) for column in columns))
+
+
+def _form(
+    base: str,
+    builtin: bool,
+    kind: str,
+    array: bool,
+    domain: bool,
+    name: str,
+    output: str,
+    deterministic: bool,
+    cast: bool,
+    hashed: bool,
+) -> tuple[Method, str]:
+    """Return how values of a type are hashed, with `value` and `seed` to be filled in."""
+    value = "({value})::" + name.replace("{", "{{").replace("}", "}}") if domain else "{value}"
+    exact = _ENUM if kind == "e" else _HASHES.get(base) if builtin else None
+    if builtin and exact is None and base.startswith("reg"):
+        value, exact = f"({value})::pg_catalog.oid", _HASHES["oid"]
+    if exact is not None and deterministic:
+        return Method(HASH), exact.replace("{value}", value)
+    if not deterministic:
+        why = "its collation finds different values equal"
+    elif array:
+        why = "the hash of an array leaves its shape out"
+    elif kind in ("c", "r", "m"):
+        why = "it is made up of parts"
+    elif builtin and base in _HALF:
+        why = f"the hash of {name} leaves half of it out"
+    elif hashed and (builtin and base in _COARSE):
+        why = f"equal values of {name} may differ"
+    elif hashed:
+        why = f"equal values of {name} may not be the same"
+    else:
+        why = f"{name} has no hash"
+    form = _TEXT.replace("{value}", value)
+    if cast and base not in ("text", "varchar", "name"):
+        form = _OUTPUT.replace("{output}", output.replace("{", "{{").replace("}", "}}")).replace("{value}", value)
+    return Method(TEXT, why), form
+
+
+def _generated(connection: Connection, flow: Flow) -> list[str]:
+    sides = []
+    for place in (flow.source, flow.into):
+        rows = connection.execute(_GENERATED.encode(), {"schema": place.schema_name, "name": place.name})
+        sides.append({row[0]: row[1:] for row in rows})
+    mine, theirs = sides
+    plain = {column.into for column in flow.columns if column.expression == _quoted(column.into)}
+    taken = {column.into for column in flow.columns} | set(flow.kept)
+    return [
+        name
+        for name, made in theirs.items()
+        if name not in taken and mine.get(name) == made and plain.issuperset(used[0] for used in made[3])
+    ]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _number(value: int) -> sql.SQL:
+    return sql.SQL(f"'{value}'::pg_catalog.int8")
+
+
+def _constant(number: int) -> int:
+    """Return 64 bits that have nothing in common with those of another number (splitmix64)."""
+    bits = (number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    bits ^= bits >> 31
+    return bits - (1 << 64) if bits >> 63 else bits

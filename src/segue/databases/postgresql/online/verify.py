@@ -1,83 +1,444 @@
-"""Compares every row of a table with its shadow while the application writes, finds what differs, and repairs it.
-
-A range of keys is digested on both sides in one REPEATABLE READ snapshot. Whatever was touched and not yet brought up
-to date stands in the log as that same snapshot sees it, old key and new, and is left out on both sides: so a difference
-is one, at whatever rate the application writes, and what was left out is compared by the drain that brings it up to
-date. Where the log lags behind (a slot), a difference is looked at again after it has caught up.
-"""
+"""Compares a table with its other side, range by range, while both are written to; finds and mends what differs."""
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
 from psycopg import sql
 
 from segue import clock
-from segue.databases.postgresql.lease import check_fence
+from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.online import digest
-from segue.databases.postgresql.online.wording import Wording, comma, key_names
+from segue.databases.postgresql.online.blueprint import KeyColumn
+from segue.databases.postgresql.online.ghost import ReaderBehind
+from segue.databases.postgresql.online.wording import Wording, comma, key_names, key_type
 from segue.engine import journal
-from segue.errors import StepFailed
+from segue.errors import InternalError, OutcomeUnknown, SegueError, StepFailed
 from segue.model.online import Verified
 from segue.rows.chunks import ChunkSize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from segue.databases.postgresql.online.blueprint import Flow, Place
-    from segue.databases.postgresql.online.site import Connection, Site
+    from segue.databases.postgresql.online.site import Site
     from segue.ports import Pace
 
+    Connection = psycopg.Connection[tuple[Any, ...]]
     Key = tuple[str, ...]
+    Late = Callable[[Connection, sql.Identifier, sql.Composed, str], int | None]
 
-RANGE_SECONDS = 0.3
-FIRST_KEYS = 5_000
-MOST_KEYS = 100_000
-#: How often a difference is repaired before it is given up on.
+T = TypeVar("T")
+
+SECONDS = 0.3
+FIRST_KEYS = 10_000
+MOST_KEYS = 500_000
+#: Into so many parts a range is cut that differs, until one has few rows enough to look at each.
+PARTS = 32
+FEW_ROWS = 1_000
+#: How often a row is brought up to date again before its difference is believed.
 REPAIRS = 3
-#: Differing keys of a range that are repaired at once; a range with more is compared again afterwards.
+#: With more rows than this that differ, something is wrong that no repair would mend.
 MOST_DIFFERING = 10_000
+#: From so many entries on the log is drained: each range looks through it.
+LOGGED = 20_000
+#: Where the other side's index is in another order, each range reads all of it.
+UNORDERED_RANGES = 8
+LOCK_WAIT = "300ms"
+LATE = sql.Identifier("pg_temp", "segue_late")
+NAP_SECONDS = 0.02
+NOTE_SECONDS = 1.0
+
 _PINS = {
+    "synchronous_commit": "off",
     "jit": "off",
     "enable_seqscan": "off",
     "max_parallel_workers_per_gather": "0",
     "work_mem": "64MB",
-    "default_transaction_isolation": "repeatable read",
-    "default_transaction_read_only": "on",
+    "lock_timeout": LOCK_WAIT,
+    "idle_in_transaction_session_timeout": "60s",
 }
+_GAVE_WAY = (
+    ReaderBehind,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+_INTO = """
+select a.attnotnull, coalesce((
+    select quote_ident(n.nspname) || '.' || quote_ident(o.collname)
+    from pg_catalog.pg_collation as o join pg_catalog.pg_namespace as n on n.oid = o.collnamespace
+    where o.oid = a.attcollation and o.collname <> 'default'
+), case when a.attcollation <> 0 then 'pg_catalog."default"' end)
+from pg_catalog.pg_attribute as a
+join pg_catalog.pg_class as c on c.oid = a.attrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = %s and c.relname = %s and a.attname = %s and a.attnum > 0 and not a.attisdropped
+"""
+_DEFAULT = 'pg_catalog."default"'
+_WHOLE = ("smallint", "integer", "bigint")
+_TEXTS = ("text", "character varying")
+_MOMENTS = ("date", "timestamp without time zone", "timestamp with time zone")
+_MODIFIER = re.compile(r"\(\d+(,-?\d+)?\)")
+
+_RECORDED = """
+select after, until from segue.verified
+where change = %(change)s and member = %(member)s and direction = %(direction)s and round = %(round)s
+order by after is not null, """
+_TOTALS = """
+select count(*), coalesce(sum(rows_old), 0), coalesce(sum(repaired), 0), coalesce(sum(digest_old), 0)::text,
+    coalesce(sum(digest_new), 0)::text, coalesce(sum(rows_new), 0), coalesce(max(number), 0)
+from segue.verified
+where change = %(change)s and member = %(member)s and direction = %(direction)s and round = %(round)s
+"""
+_RECORD = """
+insert into segue.verified (change, member, direction, round, number, after, until, rows_old, rows_new, digest_old,
+    digest_new, skipped, repaired, snapshot, milliseconds)
+values (%(change)s, %(member)s, %(direction)s, %(round)s, %(number)s, %(after)s, %(until)s, %(rows_old)s, %(rows_new)s,
+    %(digest_old)s, %(digest_new)s, %(skipped)s, %(repaired)s, %(snapshot)s, %(milliseconds)s)
+"""
+
+
+class SourceEmptied(Exception):
+    """The source was emptied, and draining the log did not make that good: the copy has to begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Range:
-    number: int
+class Range:
+    """Keys of the source after one and up to another; None is the end of the key's domain on that side."""
+
     after: Key | None
-    until: Key | None  # None: to the end, and beyond
+    until: Key | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a range came to. `emptied`: the log says that the source was truncated."""
+class Sums:
+    """What one snapshot sees of a range on both sides, without the keys that are in the log."""
 
-    range: _Range
-    rows_old: int
-    rows_new: int
-    digest_old: int
-    digest_new: int
     skipped: int
+    rows_old: int
+    digest_old: int
+    rows_new: int
+    digest_new: int
     snapshot: str
-    seconds: float
-    differing: tuple[Key, ...] = ()
-    emptied: bool = False
+    logged: int
+
+    @property
+    def same(self) -> bool:
+        """Return whether both sides hold the same rows."""
+        return (self.rows_old, self.digest_old) == (self.rows_new, self.digest_new)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not the same on both sides, by its key as the source writes it, and in what."""
+
+    key: Key
+    what: str
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return f"({', '.join(self.key)}): {self.what}"
+
+
+class Phrases:
+    """The SQL of a comparison: ranges on both sides, their digests, their rows."""
+
+    def __init__(
+        self, connection: Connection, flow: Flow, log: Place, whose: dict[str, Any], *, lags: bool = False
+    ) -> None:
+        self.flow = flow
+        self.log = log
+        self.wording = Wording(connection, flow)
+        self.columns = digest.compared(connection, flow)
+        self.names = key_names(flow.key)
+        self._source = self._rendered(connection, self.wording.source)
+        self._into = self._rendered(connection, self.wording.into + sql.SQL(f" as {digest.INTO}"))
+        #: Whether the other side's index serves ranges of the source's key.
+        self.ordered = True
+        #: The columns of the other side's key that may be NULL there.
+        self.nullable: list[str] = []
+        self._into_key: list[sql.Composable] = []
+        self._into_casts: list[str] = []
+        for column in flow.key:
+            self._other_side(connection, column)
+        self._whose = whose
+        #: Touched keys: those of the log, and of one that lags behind, those that came later than the snapshot.
+        self._touched: sql.Composable = log.sql
+        if lags:
+            self._touched = sql.SQL("(select {names} from {log} union all select {names} from {late})").format(
+                names=self.names, log=log.sql, late=LATE
+            ) + sql.SQL(" as segue_touched")
+        logged = sql.SQL("(select {} from {} where segue_k1 is not null)").format(self.names, self._touched)
+        cast = comma(self.wording.cast_key([sql.SQL(f"segue_log.segue_k{n}") for n, _ in enumerate(flow.key, 1)]))
+        there = sql.SQL("(select {} from (select {} from {}) as segue_log where segue_k1 is not null)").format(
+            cast, self.names, self._touched
+        )
+        # IS NOT TRUE keeps it a look into a hash table, next to nothing while that is empty.
+        not_logged = sql.SQL("(({}) in {}) is not true")
+        refused = sql.SQL("not exists (select from segue.conflict as segue_c where {} and segue_c.key = {})").format(
+            self._of_change(), self.wording.key_text()
+        )
+        self._left_out = {
+            "source": self._rendered(
+                connection, sql.SQL(" and ").join([not_logged.format(comma(self.wording.key()), logged), refused])
+            ),
+            "into": self._rendered(connection, not_logged.format(comma(self.wording.into_key()), there)),
+        }
+        self._hash = {
+            side: self._rendered(connection, digest.row_hash(self.columns, side)) for side in ("source", "into")
+        }
+
+    @staticmethod
+    def _rendered(connection: Connection, part: sql.Composable) -> sql.SQL:
+        return sql.SQL(part.as_string(connection))
+
+    def _of_change(self) -> sql.Composed:
+        return sql.SQL("change = {change} and member = {member} and direction = {direction}").format(
+            **{name: sql.Literal(self._whose[name]) for name in ("change", "member", "direction")}
+        )
+
+    def _other_side(self, connection: Connection, column: KeyColumn) -> None:
+        """Find out how a range of the source's key is asked for on the other side."""
+        into = self.flow.into
+        row = connection.execute(_INTO.encode(), [into.schema_name, into.name, column.into]).fetchone()
+        if row is None:
+            raise StepFailed(f'table {into} has no column "{column.into}" any more')
+        not_null, collation = row
+        if not not_null:
+            self.nullable.append(column.into)
+        name = sql.Identifier(digest.INTO, column.into)
+        came = _MODIFIER.sub("", key_type(connection, column)[0])
+        goes = _MODIFIER.sub(
+            "", key_type(connection, KeyColumn(name=column.into, type=column.into_type, into="", into_type=""))[0]
+        )
+        same_order = (column.collation or _DEFAULT) == (collation or _DEFAULT)
+        collate = sql.SQL(f" collate {column.collation}" if column.collation else "")
+        if came in _WHOLE and goes in _WHOLE:
+            # As it is: a key of the source may be too large for the other side's type.
+            self._into_key.append(name)
+            self._into_casts.append(f"::{column.type}")
+        elif same_order and _keeps_order(came, goes):
+            self._into_key.append(name + collate)
+            self._into_casts.append(f"::{column.type}::{column.into_type}")
+        else:
+            self.ordered = False
+            if not column.collation and collation:
+                collate = sql.SQL(f" collate {_DEFAULT}")
+            self._into_key.append(sql.SQL("({})::{}").format(name, sql.SQL(column.type)) + collate)
+            self._into_casts.append(f"::{column.type}")
+
+    # -- ranges
+
+    def _key(self, side: str) -> list[sql.Composable]:
+        if side == "log":
+            return [
+                sql.SQL(f"segue_k{n}" + (f" collate {column.collation}" if column.collation else ""))
+                for n, column in enumerate(self.flow.key, 1)
+            ]
+        return self._into_key if side == "into" else self.wording.key()
+
+    def range(self, side: str, of: Range) -> sql.Composable:
+        """Return the condition that a key is in a range."""
+        casts = self._into_casts if side == "into" else [f"::{column.type}" for column in self.flow.key]
+        parts = []
+        for operator, bound in ((">", of.after), ("<=", of.until)):
+            if bound is not None:
+                values = comma(sql.Literal(text) + sql.SQL(cast) for text, cast in zip(bound, casts, strict=True))
+                parts.append(sql.SQL("({}) {} ({})").format(comma(self._key(side)), sql.SQL(operator), values))
+        return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
+
+    def table(self, side: str) -> sql.SQL:
+        """Return the table as FROM wants it."""
+        return self._into if side == "into" else self._source
+
+    def key_text(self, side: str) -> sql.Composed:
+        """Return the key as an array of texts as the source writes them."""
+        if side != "into":
+            return self.wording.key_text()
+        return sql.SQL("array[{}]").format(
+            comma(
+                sql.SQL("({})::{}::text").format(part, sql.SQL(column.type))
+                for part, column in zip(self.wording.into_key(), self.flow.key, strict=True)
+            )
+        )
+
+    def place(self, side: str, of: Range, offset: int) -> sql.Composed:
+        """Return the query of the key at a place of a range, from 0."""
+        return sql.SQL("select {} from {} where {} order by {} offset {} limit 1").format(
+            self.key_text(side), self.table(side), self.range(side, of), comma(self._key(side)), sql.SQL(str(offset))
+        )
+
+    # -- both sides
+
+    def standing(self) -> sql.Composed:
+        """Return the query of whether the source was emptied, how long the log is, and whether rows are refused."""
+        return sql.SQL(
+            "select exists (select from {log} where segue_k1 is null), "
+            "(select count(*) from (select from {log} limit {most}) as entries), "
+            "exists (select from segue.conflict where {whose}), pg_catalog.pg_current_snapshot()::text"
+        ).format(log=self.log.sql, most=sql.SQL(str(LOGGED)), whose=self._of_change())
+
+    def where(self, side: str, of: Range, *, out: bool) -> sql.Composable:
+        """Return the condition of the rows that are compared; `out`: without those in the log."""
+        inside = self.range(side, of)
+        return sql.SQL("{} and {}").format(inside, self._left_out[side]) if out else inside
+
+    def sums(self, of: Range, *, out: bool) -> sql.Composed:
+        """Return the query of both sides' digests of a range."""
+        skipped: sql.Composable = sql.SQL("0")
+        if out:
+            skipped = sql.SQL("(select count(*) from (select distinct {} from {} where {}) as segue_skipped)").format(
+                self.names, self._touched, self.range("log", of)
+            )
+        sides = [
+            sql.SQL("({})").format(digest.total(self._hash[side], self.table(side), self.where(side, of, out=out)))
+            for side in ("source", "into")
+        ]
+        return sql.SQL("select {}, o.*, n.* from {} as o, {} as n").format(skipped, *sides)
+
+    def rows(self, side: str, of: Range, *, out: bool) -> sql.Composed:
+        """Return the query of a range's rows: the key as the other side has it, as the source has it, the hashes."""
+        there = self.wording.into_key() if side == "into" else self.wording.cast_key(self.wording.key())
+        return sql.SQL("select array[{}], {}, {} from {} where {}").format(
+            comma(sql.SQL("({})::text").format(part) for part in there),
+            self.key_text(side),
+            digest.hashes(self.columns, side),
+            self.table(side),
+            self.where(side, of, out=out),
+        )
+
+
+class Comparer:
+    """Compares ranges in a session of its own."""
+
+    def __init__(self, site: Site, phrases: Phrases, late: Late | None = None) -> None:
+        self.connection = site.open(**_PINS)
+        self.phrases = phrases
+        self._site = site
+        self._late = late
+        if late is not None:
+            columns = comma(
+                sql.SQL(f"segue_k{n} {key_type(self.connection, column)[0]}")
+                for n, column in enumerate(phrases.flow.key, 1)
+            )
+            self.connection.execute(
+                sql.SQL("create temp table segue_late ({}) on commit delete rows").format(columns)
+            )
+
+    def close(self) -> None:
+        """End the session."""
+        self.connection.close()
+
+    def place(self, side: str, of: Range, offset: int) -> Key | None:
+        """Return the key at a place of a range; None where it has fewer."""
+        row = self.connection.execute(self.phrases.place(side, of, offset)).fetchone()
+        return tuple(row[0]) if row else None
+
+    def sums(self, of: Range) -> Sums:
+        """Reduce both sides of a range as one snapshot sees them. Raises SourceEmptied when the log says so."""
+        with self.connection.transaction():
+            logged, out, snapshot = self._begin()
+            return self._sums(of, out, logged, snapshot)
+
+    def _begin(self) -> tuple[int, bool, str]:
+        """Take the snapshot; return how long the log is, whether anything is left out, and what the snapshot is."""
+        phrases = self.phrases
+        # Before the snapshot: a table that is emptied between the two would look as if it had been so all along.
+        self.connection.execute(
+            sql.SQL(
+                "set transaction isolation level repeatable read, read only; lock table {}, {} in access share mode"
+            ).format(phrases.table("source"), phrases.wording.into)
+        )
+        emptied, logged, refused, snapshot = _one(self.connection, phrases.standing())
+        if emptied:
+            raise SourceEmptied
+        late = 0 if self._late is None else self._late(self.connection, LATE, phrases.names, snapshot)
+        if late is None:
+            raise SourceEmptied
+        return logged, logged > 0 or refused or late > 0, snapshot
+
+    def _sums(self, of: Range, out: bool, logged: int, snapshot: str) -> Sums:
+        skipped, rows_old, digest_old, rows_new, digest_new = _one(self.connection, self.phrases.sums(of, out=out))
+        return Sums(skipped, rows_old, int(digest_old), rows_new, int(digest_new), snapshot, logged)
+
+    # -- down to the row
+
+    def differences(self, of: Range) -> list[Difference]:
+        """Return the rows of a range that differ, as one snapshot sees them; a few more than are bearable at most."""
+        with self.connection.transaction():
+            logged, out, snapshot = self._begin()
+            found: list[Difference] = []
+            todo = [of]
+            while todo and len(found) <= MOST_DIFFERING:
+                part = todo.pop()
+                sums = self._sums(part, out, logged, snapshot)
+                if sums.same:
+                    continue
+                pieces = list(self._pieces(part, sums))
+                if len(pieces) > 1:
+                    todo += reversed(pieces)
+                else:
+                    found += self._rows(part, out)
+            return found
+
+    def _pieces(self, of: Range, sums: Sums) -> Iterator[Range]:
+        """Cut a range into parts with about as many rows each, as the side has them that has more."""
+        most = max(sums.rows_old, sums.rows_new)
+        side = "into" if sums.rows_new > sums.rows_old else "source"
+        step = max(FEW_ROWS, -(-most // PARTS))
+        after = of.after
+        while most > FEW_ROWS:
+            until = self.place(side, Range(after, of.until), step - 1)
+            if until is None or until in (of.until, after):
+                break
+            yield Range(after, until)
+            after = until
+        yield Range(after, of.until)
+
+    def _rows(self, of: Range, out: bool) -> list[Difference]:
+        sides = []
+        for side in ("source", "into"):
+            rows: dict[Key, list[tuple[Key, list[int]]]] = defaultdict(list)
+            for there, key, hashes in self.connection.execute(self.phrases.rows(side, of, out=out)):
+                rows[tuple(there)].append((tuple(key), hashes))
+            sides.append(rows)
+        mine, theirs = sides
+        found = []
+        for there in dict.fromkeys([*mine, *theirs]):
+            here, over = mine.get(there, []), theirs.get(there, [])
+            if sorted(hashes for _, hashes in here) != sorted(hashes for _, hashes in over):
+                found.append(Difference((here or over)[0][0], self._what(here, over)))
+        return found
+
+    def _what(self, here: list[tuple[Key, list[int]]], over: list[tuple[Key, list[int]]]) -> str:
+        flow = self.phrases.flow
+        if not over:
+            return f"missing in {flow.into}"
+        if not here:
+            return f"only in {flow.into}"
+        if len(here) != len(over):
+            return f"{len(over)} times in {flow.into}"
+        pairs = zip(self.phrases.columns, here[0][1], over[0][1], strict=True)
+        return "other values of " + ", ".join(f'"{column.into}"' for column, was, is_ in pairs if was != is_)
 
 
 class Verifier:
-    """One comparison of one member in one direction. What is done stands in `segue.verified`, range by range."""
+    """Compares all rows of a flow, in ranges of the source's key with open ends, by several workers.
+
+    Each range is one snapshot of both sides, without the keys that are in the log as that snapshot sees it: these are
+    compared when they have been brought up to date. A range that is the same is recorded in `segue.verified` and not
+    compared again in this round of the copy. `settle` drains the log; it is called in the thread that calls `run`.
+    `late`, of a log that lags behind, lists the keys whose changes a snapshot sees and the log did not know by then;
+    it returns None where the source was emptied.
+    """
 
     def __init__(
         self,
@@ -89,17 +450,30 @@ class Verifier:
         direction: str,
         *,
         settle: Callable[[], None],
+        late: Late | None = None,
+        seconds: float = SECONDS,
+        largest: int = MOST_KEYS,
     ) -> None:
-        """`settle` brings everything up to date that is in the log by then."""
         self._site = site
         self._flow = flow
         self._log = log
-        self._whose = {"change": change_id, "member": member, "direction": direction}
         self._settle = settle
-        self._wording = Wording(site.look, flow)
-        self.methods = digest.methods(site.look, flow)
-        self._size = ChunkSize(FIRST_KEYS, RANGE_SECONDS, MOST_KEYS)
-        self._sessions: SimpleQueue[Connection] = SimpleQueue()
+        self._whose: dict[str, Any] = {"change": change_id, "member": member, "direction": direction}
+        row = site.look.execute("select round from segue.change where id = %s", [change_id]).fetchone()
+        self._whose["round"] = row[0] if row else 1
+        self._late = late
+        self._phrases = Phrases(site.look, flow, log, self._whose, lags=late is not None)
+        self._size = ChunkSize(min(FIRST_KEYS, largest), seconds, largest)
+        self._lock = threading.Condition()
+        self._todo: list[Range] = []
+        self._number = 0
+        self._repairs: Counter[Key] = Counter()
+        self._asked = self._answered = 0
+        self._stop = False
+        self._failed: BaseException | None = None
+        self._total = Verified(0, 0, 0, "0", "0", 0)
+
+    # -- the whole
 
     def run(
         self,
@@ -109,331 +483,322 @@ class Verifier:
         note: Callable[[Verified], None],
         boundary: Callable[[], None],
     ) -> Verified:
-        """Compare everything, repair what differs, and compare that again; a second run goes on where one was killed.
+        """Compare what is left to compare; return what all of it has come to.
 
-        Raises StepFailed, with the rows, when they differ again after they were repaired.
+        `note` hears of it about once a second; whatever `boundary` raises ends it after the running ranges. Raises
+        StepFailed when a row differs that was brought up to date again and again, SourceEmptied when the copy has to
+        begin anew, OutcomeUnknown when a connection was lost.
         """
-        opened = [self._site.open(**_PINS) for _ in range(max(1, workers))]
+        self._pace = pace
+        self._look()
+        comparers: list[Comparer] = []
+        threads = []
         try:
-            for session in opened:
-                self._sessions.put(session)
-            repaired = self._first(pace, note, boundary, workers=len(opened))
-            return self._sum(repaired)
-        finally:
-            for session in opened:
-                session.close()
-
-    # -- walking
-
-    def _first(
-        self, pace: Callable[[], Pace], note: Callable[[Verified], None], boundary: Callable[[], None], *, workers: int
-    ) -> int:
-        done, after, ended = self._begin()
-        number = done
-        repaired = 0
-        told = clock.ticks()
-        running: set[Future[_Seen]] = set()
-        stop = threading.Event()
-        with ThreadPoolExecutor(workers, thread_name_prefix="segue compares") as pool:
-            try:
-                while not ended or running:
-                    boundary()
-                    now = pace()
-                    most = 0 if now.duty <= 0 else min(workers, now.workers or workers)
-                    while not ended and len(running) < most:
-                        until = self._end_of(after)
-                        number += 1
-                        piece = _Range(number, after, until)
-                        running.add(pool.submit(self._look, piece, now.duty, stop))
-                        after, ended = until, until is None
-                    if not running:
-                        clock.sleep(0.1)
-                        continue
-                    finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        seen = future.result()
-                        if seen.emptied:
-                            return repaired
-                        repaired += self._take(seen)
-                    if clock.ticks() - told > 1:
-                        told = clock.ticks()
-                        note(self._sum(repaired))
-            finally:
-                stop.set()
-        return repaired
-
-    def _begin(self) -> tuple[int, Key | None, bool]:
-        """Return up to where everything was compared before; what was compared beyond a gap is compared again."""
-        with self._site.transaction() as connection:
-            rows = connection.execute(
-                "select number, until from segue.verified where change = %(change)s and member = %(member)s "
-                "and direction = %(direction)s and round = 1 order by number",
-                self._whose,
-            ).fetchall()
-            done = 0
-            after: Key | None = None
-            ended = False
-            for number, until in rows:
-                if number != done + 1 or ended:
-                    break
-                done, after, ended = number, tuple(until) if until is not None else None, until is None
-            connection.execute(
-                "delete from segue.verified where change = %(change)s and member = %(member)s "
-                "and direction = %(direction)s and round = 1 and number > %(done)s",
-                {**self._whose, "done": done},
-            )
-        return done, after, ended
-
-    def _end_of(self, after: Key | None) -> Key | None:
-        """Return the key that ends the next range, found by a walk along the index; None when the table ends first."""
-        keys = self._wording.key()
-        query = sql.SQL("select {} from {} where {} order by {} offset {} limit 1").format(
-            comma(
-                sql.SQL("{}::text").format(sql.Identifier(self._flow.source.name, column.name))
-                for column in self._flow.key
-            ),
-            self._wording.source,
-            self._beyond(keys, after, None),
-            comma(keys),
-            sql.Literal(self._size.size - 1),
-        )
-        with self._walking() as look:
-            row = look.execute(query).fetchone()
-        return tuple(row) if row else None
-
-    @contextmanager
-    def _walking(self) -> Iterator[Connection]:
-        look = self._site.look
-        with look.transaction():
-            look.execute("set local enable_seqscan = off")
-            yield look
-
-    def _beyond(self, keys: Sequence[sql.Composable], after: Key | None, until: Key | None) -> sql.Composable:
-        """Return the condition that a key is in a range; `keys` are the source's, or the destination's cast back."""
-        parts = []
-        for operator, bound in ((">", after), ("<=", until)):
-            if bound is not None:
-                values = comma(
-                    sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(column.type))
-                    for value, column in zip(bound, self._flow.key, strict=True)
+            for number in range(max(1, workers) if self._todo else 0):
+                comparers.append(Comparer(self._site, self._phrases, self._late))
+                threads.append(
+                    threading.Thread(target=self._labour, args=(number, comparers[-1]), name=f"verify-{number + 1}")
                 )
-                parts.append(sql.SQL("({}) {} ({})").format(comma(keys), sql.SQL(operator), values))
-        return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
-
-    # -- comparing
-
-    def _look(self, piece: _Range, duty: float, stop: threading.Event) -> _Seen:
-        session = self._sessions.get()
-        try:
-            began = clock.ticks()
-            with session.transaction():
-                seen = self._digest(session, piece, began)
-            worked = clock.ticks() - began
-            if 0 < duty < 1:
-                stop.wait(min(5.0, worked * (1 / duty - 1)))
-            return seen
+            for thread in threads:
+                thread.start()
+            self._watch(threads, note, boundary)
         finally:
-            self._sessions.put(session)
+            with self._lock:
+                self._stop = True
+                self._lock.notify_all()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            for comparer in comparers:
+                comparer.close()
+        if self._failed is not None:
+            raise self._failed
+        self._look()
+        if self._todo:
+            raise InternalError(f"ranges of {self._flow.source} were left out of the comparison")
+        return self._total
 
-    def _digest(self, session: Connection, piece: _Range, began: float) -> _Seen:
-        log = session.execute(
-            sql.SQL(
-                "select pg_catalog.pg_current_snapshot()::text, exists (select from {log}), "
-                "exists (select from {log} where segue_k1 is null), exists (select from segue.conflict "
-                "where change = %(change)s and member = %(member)s and direction = %(direction)s)"
-            ).format(log=self._log.sql),
-            self._whose,
-        ).fetchone()
-        snapshot, some, emptied, refused = log or ("", False, False, False)
-        if emptied:
-            return _Seen(piece, 0, 0, 0, 0, 0, snapshot, 0.0, emptied=True)
-        source, into = self._sides(piece, some=some, refused=refused)
-        row = session.execute(
-            sql.SQL(
-                "select a.n, a.total, b.n, b.total from "
-                "(select count(*) as n, coalesce(sum(h), 0) as total from ({}) as s) as a, "
-                "(select count(*) as n, coalesce(sum(h), 0) as total from ({}) as i) as b"
-            ).format(source, into)
-        ).fetchone()
-        row = row or (0, 0, -1, 0)
-        differing: tuple[Key, ...] = ()
-        if (row[0], row[1]) != (row[2], row[3]):
-            differing = self._differing(session, source, into)
-        seconds = clock.ticks() - began
-        self._size.took(int(row[0]), seconds)
-        skipped = 0
-        if some or refused:
-            # How many of the range's keys stood in the log, so that nobody takes them for compared.
-            counted = session.execute(sql.SQL("select count(*) from {}").format(self._log.sql)).fetchone()
-            skipped = int(counted[0]) if counted else 0
-        return _Seen(piece, int(row[0]), int(row[2]), int(row[1]), int(row[3]), skipped, snapshot, seconds, differing)
+    def _watch(
+        self, threads: list[threading.Thread], note: Callable[[Verified], None], boundary: Callable[[], None]
+    ) -> None:
+        told = clock.ticks()
+        while any(thread.is_alive() for thread in threads):
+            boundary()
+            with self._lock:
+                asked = self._asked
+            if asked > self._answered:
+                self._settle()
+                with self._lock:
+                    self._answered = asked
+                    self._lock.notify_all()
+            if clock.ticks() - told >= NOTE_SECONDS:
+                told = clock.ticks()
+                note(self._total)
+            threads[0].join(NAP_SECONDS) if threads[0].is_alive() else clock.sleep(NAP_SECONDS)
 
-    def _sides(self, piece: _Range, *, some: bool, refused: bool) -> tuple[sql.Composed, sql.Composed]:
-        """Return the queries of both sides: each row's key, as texts, and its number."""
-        wording, flow = self._wording, self._flow
-        keys = wording.key()
-        names = [sql.SQL(f"segue_k{number}") for number, _ in enumerate(flow.key, 1)]
-        # The destination's key as the source has it: bounds, order and identity are the source's.
-        back = [
-            sql.SQL("({}::{}{})").format(
-                part, sql.SQL(column.type), sql.SQL(f" collate {column.collation}" if column.collation else "")
-            )
-            if column.type != column.into_type
-            else part + sql.SQL(f" collate {column.collation}" if column.collation else "")
-            for part, column in zip(wording.into_key(), flow.key, strict=True)
-        ]
-        bounds_into = self._beyond_into(piece, back)
-        leave_out: sql.Composable = sql.SQL("")
-        leave_out_into: sql.Composable = sql.SQL("")
-        if some:
-            logged = sql.SQL(" and ({}) not in (select {} from {})")
-            leave_out += logged.format(comma(keys), key_names(flow.key), self._log.sql)
-            leave_out_into += logged.format(comma(back), key_names(flow.key), self._log.sql)
-        if refused:
-            held = sql.SQL(
-                " and not exists (select from segue.conflict as segue_c where change = {} and member = {} "
-                "and direction = {} and segue_c.key = array[{}])"
-            )
-            whose = [sql.Literal(value) for value in self._whose.values()]
-            leave_out += held.format(*whose, comma(sql.SQL("{}::text").format(key) for key in keys))
-            leave_out_into += held.format(*whose, comma(sql.SQL("{}::text").format(key) for key in back))
-        texts = comma(sql.SQL("{}::text as {}").format(key, name) for key, name in zip(keys, names, strict=True))
-        texts_into = comma(sql.SQL("{}::text as {}").format(key, name) for key, name in zip(back, names, strict=True))
-        return (
-            sql.SQL("select {}, {} as h from {} where {}{}").format(
-                texts,
-                digest.of_source(flow, self.methods),
-                wording.source,
-                self._beyond(keys, piece.after, piece.until),
-                leave_out,
-            ),
-            sql.SQL("select {}, {} as h from {} as segue_into where {}{}").format(
-                texts_into, digest.of_into(flow, self.methods), wording.into, bounds_into, leave_out_into
-            ),
+    def _look(self) -> None:
+        """See what was compared already, and what is left."""
+        look = self._site.look
+        order = comma(
+            sql.SQL(f"(after[{n}])::{column.type}" + (f" collate {column.collation}" if column.collation else ""))
+            for n, column in enumerate(self._flow.key, 1)
         )
-
-    def _beyond_into(self, piece: _Range, back: Sequence[sql.Composable]) -> sql.Composable:
-        """Return the condition that a row of the destination is in a range, so that its index serves it if it can."""
-        flow = self._flow
-        parts = []
-        for operator, bound in ((">", piece.after), ("<=", piece.until)):
-            if bound is None:
-                continue
-            values = comma(
-                sql.SQL("{}::{}::{}").format(sql.Literal(value), sql.SQL(column.type), sql.SQL(column.into_type))
-                for value, column in zip(bound, flow.key, strict=True)
-            )
-            plain = all(_widens(column.type, column.into_type) for column in flow.key)
-            keys = (
-                [
-                    part + sql.SQL(f" collate {column.collation}" if column.collation else "")
-                    for part, column in zip(self._wording.into_key(), flow.key, strict=True)
-                ]
-                if plain
-                else list(back)
-            )
-            parts.append(sql.SQL("({}) {} ({})").format(comma(keys), sql.SQL(operator), values))
-        return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
-
-    def _differing(self, session: Connection, source: sql.Composed, into: sql.Composed) -> tuple[Key, ...]:
-        names = [f"segue_k{number}" for number, _ in enumerate(self._flow.key, 1)]
-        query = sql.SQL(
-            "select {} from ({}) as a full join ({}) as b on {} where a.h is distinct from b.h limit {}"
-        ).format(
-            comma(sql.SQL(f"coalesce(a.{name}, b.{name})") for name in names),
-            source,
-            into,
-            sql.SQL(" and ").join(sql.SQL(f"a.{name} = b.{name}") for name in names),
-            sql.Literal(MOST_DIFFERING),
+        recorded = look.execute((sql.SQL(_RECORDED) + order).as_string(look).encode(), self._whose).fetchall()
+        todo = []
+        position: Key | None = None
+        ended = False
+        for after, until in recorded:
+            begin = tuple(after) if after is not None else None
+            if begin != position:
+                todo.append(Range(position, begin))
+            position = tuple(until) if until is not None else None
+            ended = until is None
+        if not ended:
+            todo.append(Range(position, None))
+        self._todo = todo[::-1]
+        ranges, rows, repaired, old, new, rows_new, self._number = _one(look, _TOTALS, self._whose)
+        self._total = Verified(
+            ranges=ranges,
+            rows=int(rows),
+            differing=int(repaired),
+            digest_old=old,
+            digest_new=new,
+            rows_new=int(rows_new),
+            methods=digest.methods(self._phrases.columns),
         )
-        return tuple(tuple(row) for row in session.execute(query))
+        if self._phrases.nullable:
+            self._check_keys()
 
-    # -- repairing, and the record
-
-    def _take(self, seen: _Seen) -> int:
-        """Repair what differs in a range, and record the range once nothing does; return how many rows differed."""
-        found = len(seen.differing)
-        for _ in range(REPAIRS):
-            if not seen.differing and (seen.digest_old, seen.rows_old) == (seen.digest_new, seen.rows_new):
-                break
-            self._touch(seen.differing)
-            self._settle()
-            session = self._sessions.get()
-            try:
-                with session.transaction():
-                    seen = self._digest(session, seen.range, clock.ticks())
-            finally:
-                self._sessions.put(session)
-        else:
-            keys = ["(" + ", ".join(key) + ")" for key in seen.differing[:20]]
+    def _check_keys(self) -> None:
+        """See that no row of the other side is without a key: it would be in no range."""
+        missing = sql.SQL(" or ").join(sql.SQL("{} is null").format(sql.Identifier(n)) for n in self._phrases.nullable)
+        query = sql.SQL("select count(*) from {} where {}").format(self._phrases.wording.into, missing)
+        (count,) = _one(self._site.look, query)
+        if count:
             raise StepFailed(
-                f"{len(seen.differing)} rows of {self._flow.source} differ from {self._flow.into} and stay so",
-                details=[f"key {key}" for key in keys],
-                hint="nothing was swapped; is something else writing to the new table? Look at these rows",
+                f"{count:,} rows of {self._flow.into} have no key, and can be of no row of {self._flow.source}",
+                hint="somebody else has written to it; take the change back with `segue rollback`, and begin anew",
             )
-        with self._site.transaction() as connection:
-            connection.execute(
-                "insert into segue.verified (change, member, direction, round, number, after, until, rows_old, "
-                "rows_new, digest_old, digest_new, skipped, snapshot, milliseconds) values (%(change)s, %(member)s, "
-                "%(direction)s, 1, %(number)s, %(after)s, %(until)s, %(rows_old)s, %(rows_new)s, %(digest_old)s, "
-                "%(digest_new)s, %(skipped)s, %(snapshot)s, %(milliseconds)s)",
-                {
-                    **self._whose,
-                    "number": seen.range.number,
-                    "after": list(seen.range.after) if seen.range.after else None,
-                    "until": list(seen.range.until) if seen.range.until else None,
-                    "rows_old": seen.rows_old,
-                    "rows_new": seen.rows_new,
-                    "digest_old": seen.digest_old,
-                    "digest_new": seen.digest_new,
-                    "skipped": seen.skipped,
-                    "snapshot": seen.snapshot,
-                    "milliseconds": round(seen.seconds * 1000),
-                },
-            )
-        journal.point("online-range-verified")
-        return found
 
-    def _touch(self, keys: Sequence[Key]) -> None:
-        """Put keys into the log, so that they are brought up to date as if the application had touched them."""
+    # -- in the workers
+
+    def _labour(self, number: int, comparer: Comparer) -> None:
+        try:
+            self._work(number, comparer)
+        except psycopg.Error as error:
+            self._fail(self._explained(comparer, error))
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._failed is None:
+                self._failed = error
+            self._stop = True
+            self._lock.notify_all()
+
+    def _explained(self, comparer: Comparer, error: psycopg.Error) -> SegueError:
+        if comparer.connection.closed:
+            return OutcomeUnknown(
+                f"the connection to {place(self._site.url)} was lost while rows were compared",
+                hint="run again: what was compared is in the target",
+            )
+        if error.sqlstate and error.sqlstate.startswith("22"):
+            return StepFailed(
+                f"{self._flow.source} cannot be compared with {self._flow.into}: {error.diag.message_primary} "
+                f"(SQLSTATE {error.sqlstate})",
+                hint=f"does {self._flow.into} hold a row whose key no row of {self._flow.source} could have? "
+                "Somebody else has written to it then: take the change back with `segue rollback`, and begin anew",
+            )
+        return explain(error, place(self._site.url))
+
+    def _work(self, number: int, comparer: Comparer) -> None:
+        while not self._stop:
+            pace = self._pace()
+            if pace.duty <= 0 or (pace.workers is not None and number >= max(1, pace.workers)):
+                clock.sleep(NAP_SECONDS)
+                if not self._left():
+                    return
+                continue
+            began = clock.ticks()
+            try:
+                of = self._next(comparer)
+            except _GAVE_WAY:
+                continue
+            if of is None:
+                return
+            self._compare(comparer, of)
+            rest = (clock.ticks() - began) * (1 / pace.duty - 1)
+            until = clock.ticks() + min(rest, 30.0)
+            while not self._stop and clock.ticks() < until:
+                clock.sleep(min(NAP_SECONDS, until - clock.ticks()))
+
+    def _left(self) -> bool:
+        with self._lock:
+            return bool(self._todo)
+
+    def _next(self, comparer: Comparer) -> Range | None:
+        """Take the next range, of about as many keys as can be compared in the time for one."""
+        with self._lock:
+            if not self._todo:
+                return None
+            whole = self._todo[-1]
+            end = comparer.place("source", whole, self._keys(comparer) - 1)
+            if end is None or end == whole.until:
+                return self._todo.pop()
+            self._todo[-1] = Range(end, whole.until)
+            return Range(whole.after, end)
+
+    def _keys(self, comparer: Comparer) -> int:
+        if self._phrases.ordered:
+            return self._size.size
+        query = sql.SQL("explain (format json) select from {}").format(self._phrases.table("source"))
+        (plan,) = _one(comparer.connection, query)
+        return max(FIRST_KEYS, int(plan[0]["Plan"]["Plan Rows"]) // UNORDERED_RANGES)
+
+    def _compare(self, comparer: Comparer, of: Range) -> None:
+        """Compare a range until it is the same on both sides, and record it."""
+        repaired: set[Key] = set()
+        settled = False
+        while True:
+            began = clock.ticks()
+            sums = self._try(comparer, lambda: comparer.sums(of))
+            took = clock.ticks() - began
+            if sums is None:
+                return
+            if sums.same:
+                break
+            if not settled:
+                # A log that lags behind does not know yet what was written last.
+                settled = True
+            else:
+                found = self._try(comparer, lambda: comparer.differences(of))
+                if found is None:
+                    return
+                self._judge(found)
+                repaired.update(one.key for one in found)
+                self._try(comparer, partial(self._repair, comparer, [one.key for one in found]))
+            if not self._settled():
+                return
+        self._size.took(sums.rows_old, took)
+        self._try(comparer, partial(self._record, comparer, of, sums, len(repaired), took))
+        if sums.logged >= LOGGED:
+            self._settled()
+
+    def _try(self, comparer: Comparer, act: Callable[[], T]) -> T | None:
+        """Look at a snapshot, again where a lock was in the way; None when it is over."""
+        emptied = False
+        while not self._stop:
+            try:
+                return act()
+            except _GAVE_WAY:
+                clock.sleep(NAP_SECONDS)
+            except SourceEmptied:
+                # What drains may make it good: then every row that came since is in the log.
+                if emptied:
+                    raise
+                emptied = True
+                if not self._settled():
+                    return None
+        return None
+
+    def _settled(self) -> bool:
+        """Have the log drained, and wait for that; False when it is over."""
+        with self._lock:
+            self._asked += 1
+            mine = self._asked
+            self._lock.wait_for(lambda: self._stop or self._answered >= mine)
+            return not self._stop
+
+    def _judge(self, found: Sequence[Difference]) -> None:
+        """Raise when rows differ that were brought up to date often enough, or too many."""
+        with self._lock:
+            stay = [one for one in found if self._repairs[one.key] >= REPAIRS]
+            self._repairs.update(one.key for one in found)
+            many = len(self._repairs) > MOST_DIFFERING
+        source, into = self._flow.source, self._flow.into
+        if stay:
+            raise StepFailed(
+                f"{len(stay):,} rows of {source} differ from those of {into}, although each was brought up to date "
+                f"{REPAIRS} times",
+                details=[str(one) for one in stay[:20]],
+                hint="nothing was swapped. Does an expression of the change give another value each time, or does "
+                "somebody else write to the new table?",
+            )
+        if many:
+            raise StepFailed(
+                f"more than {MOST_DIFFERING:,} rows of {source} differ from those of {into}",
+                details=[str(one) for one in found[:20]],
+                hint="nothing was swapped; take the change back with `segue rollback`, and begin anew",
+            )
+
+    def _repair(self, comparer: Comparer, keys: Sequence[Key]) -> None:
+        """Put keys into the log, so that they are brought up to date as if they had been touched."""
         if not keys:
             return
-        with self._site.transaction() as connection:
-            columns = [f"k{number}" for number, _ in enumerate(self._flow.key, 1)]
-            connection.execute(
-                sql.SQL("insert into {} ({}) select {} from unnest({}) as k ({})").format(
-                    self._log.sql,
-                    key_names(self._flow.key),
-                    comma(
-                        sql.SQL(f"{name}::{column.type}") for name, column in zip(columns, self._flow.key, strict=True)
-                    ),
-                    comma(sql.SQL("%s::text[]") for _ in columns),
-                    comma(sql.SQL(name) for name in columns),
-                ),
-                [list(values) for values in zip(*keys, strict=True)],
-            )
-            check_fence(connection, self._site.lease.execution, self._site.lease.fence)
-
-    def _sum(self, repaired: int) -> Verified:
-        row = self._site.look.execute(
-            "select count(*), coalesce(sum(rows_old), 0), coalesce(sum(rows_new), 0), "
-            "coalesce(sum(digest_old), 0)::text, coalesce(sum(digest_new), 0)::text from segue.verified "
-            "where change = %(change)s and member = %(member)s and direction = %(direction)s and round = 1",
-            self._whose,
-        ).fetchone()
-        row = row or (0, 0, 0, "0", "0")
-        return Verified(
-            ranges=row[0],
-            rows=int(row[1]),
-            rows_new=int(row[2]),
-            differing=repaired,
-            digest_old=row[3],
-            digest_new=row[4],
-            methods=self.methods,
+        columns = [[key[n] for key in keys] for n, _ in enumerate(self._flow.key)]
+        values = comma(sql.SQL(f"segue_t{n}::{c.type}") for n, c in enumerate(self._flow.key, 1))
+        texts = comma(sql.SQL("%s::text[]") for _ in columns)
+        names = comma(sql.SQL(f"segue_t{n}") for n, _ in enumerate(columns, 1))
+        query = sql.SQL("insert into {} ({}) select {} from unnest({}) as segue_given ({})").format(
+            self._log.sql, self._phrases.names, values, texts, names
         )
+        with self._site.transaction(comparer.connection) as connection:
+            connection.execute(query, columns)
+            journal.point("online-repair-before-commit")
+        journal.point("online-repaired")
+
+    def _record(self, comparer: Comparer, of: Range, sums: Sums, repaired: int, took: float) -> None:
+        journal.point("online-range-compared")
+        with self._lock:
+            self._number += 1
+            number = self._number
+        with self._site.transaction(comparer.connection) as connection:
+            connection.execute(
+                _RECORD.encode(),
+                {
+                    **self._whose,
+                    "number": number,
+                    "after": list(of.after) if of.after is not None else None,
+                    "until": list(of.until) if of.until is not None else None,
+                    "rows_old": sums.rows_old,
+                    "rows_new": sums.rows_new,
+                    "digest_old": sums.digest_old,
+                    "digest_new": sums.digest_new,
+                    "skipped": sums.skipped,
+                    "repaired": repaired,
+                    "snapshot": sums.snapshot,
+                    "milliseconds": round(took * 1000),
+                },
+            )
+            journal.point("online-verified-before-commit")
+        journal.point("online-range-verified")
+        with self._lock:
+            total = self._total
+            self._total = Verified(
+                ranges=total.ranges + 1,
+                rows=total.rows + sums.rows_old,
+                differing=total.differing + repaired,
+                digest_old=str(int(total.digest_old) + sums.digest_old),
+                digest_new=str(int(total.digest_new) + sums.digest_new),
+                rows_new=total.rows_new + sums.rows_new,
+                methods=total.methods,
+            )
 
 
-def _widens(old: str, new: str) -> bool:
-    """Return whether a key's order and equality are the same in both types: bounds may be compared in either."""
-    integers = ("smallint", "integer", "bigint")
-    return old == new or (old in integers and new in integers and integers.index(old) <= integers.index(new))
+def _one(
+    connection: Connection, query: sql.Composable | str, parameters: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """Return the only row of a query that has one for sure."""
+    cursor = connection.execute(
+        query.encode() if isinstance(query, str) else query.as_string(connection).encode(), parameters
+    )
+    (row,) = cursor.fetchall()
+    return row
+
+
+def _keeps_order(came: str, goes: str) -> bool:
+    """Return whether the cast of one type to another keeps the order of its values."""
+    if came == goes or (came in _TEXTS and goes in _TEXTS) or (came in _MOMENTS and goes in _MOMENTS):
+        return True
+    return (came in _WHOLE and goes == "numeric") or (came == "real" and goes == "double precision")

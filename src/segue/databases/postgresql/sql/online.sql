@@ -37,7 +37,7 @@ create table if not exists segue.conflict (
     primary key (change, member, direction, key)
 );
 
--- What was compared: one row per range and round, written in the transaction that compared.
+-- What was compared and found the same: one row per range and round, written right after the snapshot that compared.
 create table if not exists segue.verified (
     change text not null references segue.change (id) on delete cascade,
     member integer not null,
@@ -50,7 +50,9 @@ create table if not exists segue.verified (
     rows_new bigint not null,
     digest_old numeric not null,
     digest_new numeric not null,
+    -- Keys that were left out because they are in the log: they are compared when they have been brought up to date.
     skipped bigint not null default 0,
+    repaired bigint not null default 0,
     snapshot text not null,
     milliseconds integer not null,
     at timestamptz not null default clock_timestamp(),
