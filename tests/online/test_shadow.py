@@ -121,10 +121,12 @@ def finish(site: Site, member: Member) -> None:
         shadow.build_index(site.work, member, index)
 
 
-def copy(url: str, flow: Flow) -> None:
+def copy(url: str, flow: Flow, source: str = "") -> None:
     columns = ", ".join(writing.name(column.into) for column in flow.columns)
     values = ", ".join(column.expression for column in flow.columns)
-    run_sql(url, f"INSERT INTO {flow.into} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {flow.source}")
+    run_sql(
+        url, f"INSERT INTO {flow.into} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {source or flow.source}"
+    )
 
 
 @pytest.mark.parametrize("what", ALTERS)
@@ -257,6 +259,64 @@ def test_partitions_of_partitions_go_along(any_database: str, open_target: Open)
     assert [(name.rpartition(".")[2], *row) for name, *row in found] == [
         (name.rpartition(".")[2], *row) for name, *row in rows(any_database, everything.format("p"))
     ]
+
+
+def test_key_by_which_a_table_is_partitioned_changes_its_type(any_database: str, open_target: Open) -> None:
+    run_sql(
+        any_database,
+        "CREATE TABLE p (id int PRIMARY KEY, v text DEFAULT 'a', CHECK (id > 0)) PARTITION BY RANGE (id)",
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (50) WITH (fillfactor = 60)",
+        "CREATE TABLE p2 (id int NOT NULL, v text DEFAULT 'b', CONSTRAINT own CHECK (v <> 'x'))",
+        "ALTER TABLE p2 ADD CONSTRAINT p_id_check CHECK (id > 0)",
+        "ALTER TABLE p ATTACH PARTITION p2 DEFAULT",
+        "CREATE INDEX by_v ON p (v)",
+        "CREATE INDEX renamed ON p2 (v)",
+        "ALTER INDEX p1_v_idx RENAME TO other",
+        "INSERT INTO p SELECT n, 'v' || n FROM generate_series(1, 100) AS n",
+    )
+    site = site_of(open_target(any_database))
+    (member,) = draw(site, TableChange("p", ("ALTER id TYPE bigint, ADD n int DEFAULT 3, ADD UNIQUE (id, v)",)))
+    make(site, (member,))
+    copy(any_database, member.forward)
+    finish(site, member)
+    made = reading.read(site.look, str(member.forward.into))
+    assert [column.type for table in made.everything() for column in table.columns] == ["bigint", "text", "integer"] * 3
+    assert {index.name for index in made.below[0].indexes} >= {"p1_pkey", "other"}
+    assert made.below[1].column("v") == reading.read(site.look, "p2").column("v")
+    assert rows(any_database, f"SELECT count(*), sum(id) FROM {member.forward.into}") == [(100, 5050)]
+
+
+def test_tables_that_inherit_go_along_each_by_itself(any_database: str, open_target: Open) -> None:
+    run_sql(
+        any_database,
+        "CREATE TABLE par (id int PRIMARY KEY, x text DEFAULT 'p', gone int, CHECK (id > 0))",
+        "CREATE TABLE \"Child\" (y int UNIQUE, x text DEFAULT 'c') INHERITS (par)",
+        'CREATE TABLE grand (gone int) INHERITS ("Child")',
+        'ALTER TABLE "Child" ADD PRIMARY KEY (id)',
+        "ALTER TABLE grand ADD PRIMARY KEY (id)",
+        "INSERT INTO par VALUES (1, 'one')",
+        "INSERT INTO \"Child\" VALUES (1, 'two', 3, 4)",
+        "INSERT INTO grand VALUES (5, 'three', 6, 7)",
+    )
+    alter = "ALTER id TYPE bigint, DROP gone, ADD n int DEFAULT 4, ADD CONSTRAINT c CHECK (x <> '')"
+    site = site_of(open_target(any_database))
+    members = draw(site, TableChange("par", (alter, "RENAME x TO xx")))
+    make(site, members)
+    for member in members:
+        copy(any_database, member.forward, f"ONLY {member.table}")
+        finish(site, member)
+    run_sql(any_database, f"ALTER TABLE par {alter}", "ALTER TABLE par RENAME x TO xx")
+    real, made = reading.read(site.look, "par"), reading.read(site.look, str(members[0].forward.into))
+    assert writing.differences(real, made) == []
+    assert [(str(member.table), len(member.old)) for member in members] == [
+        ('"public"."par"', 1),
+        ('"public"."Child"', 1),
+        ('"public"."grand"', 1),
+    ]
+    everything = "SELECT tableoid::regclass::text, p.* FROM {} AS p ORDER BY id, xx"
+    found, wanted = (rows(any_database, everything.format(table)) for table in (members[0].forward.into, "par"))
+    assert [row[1:] for row in found] == [row[1:] for row in wanted]
+    assert [row[0].rpartition(".")[2] for row in found] == [row[0].rpartition(".")[2] for row in wanted]
 
 
 def test_plain_table_becomes_partitioned(any_database: str, open_target: Open) -> None:

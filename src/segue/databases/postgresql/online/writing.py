@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.online.blueprint import Index as Planned
 from segue.databases.postgresql.online.blueprint import Place
+from segue.errors import StepFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from segue.databases.postgresql.online.reading import Column, Constraint, Definition, Index, Sequence
 
@@ -34,37 +36,38 @@ def place(definition: Definition, schema: str) -> Place:
 # -- tables
 
 
-def tables(definition: Definition, schema: str, parent: Definition | None = None) -> Iterator[list[str]]:
-    """Yield the statements that make a table and everything below it, table by table, each list for one of them.
+def tables(definition: Definition, schema: str) -> Iterator[tuple[Definition, list[str]]]:
+    """Yield the statements that make a table and everything below it: each list with the table that it makes.
 
-    Without indexes and what stands on them, without foreign keys, and without rules that not every row has to obey.
+    Tables that inherit from one another are made together, so that each gets its columns in its own order. Without
+    indexes and what stands on them, without foreign keys, and without rules that not every row has to obey. Raises
+    StepFailed for columns that no order of statements would bring about.
     """
-    at = str(place(definition, schema))
-    head = "CREATE UNLOGGED TABLE" if definition.persistence == "u" else "CREATE TABLE"
-    if parent is not None and definition.bound is not None:
-        rules = [
-            _rule(rule)
-            for rule in definition.constraints
-            if _early(rule) and rule.name not in _names(parent.constraints)
-        ]
-        body = f" ({', '.join(rules)})" if rules else ""
-        made = f"{head} {at} PARTITION OF {place(parent, schema)}{body} {definition.bound}"
+    if definition.kind == "r" and definition.below:
+        yield definition, list(_family(definition, schema))
     else:
-        above = {each.name for each in parent.columns} if parent is not None else set()
-        inherited = set(_names(parent.constraints)) if parent is not None else set()
-        parts = [
-            *(_column(column, schema) for column in definition.columns if column.local or column.name not in above),
-            *(
-                _rule(rule)
-                for rule in definition.constraints
-                if _early(rule) and (rule.local or rule.name not in inherited)
-            ),
-            *(_renamed_null_rules(definition, parent) if parent is not None else ()),
-        ]
-        made = f"{head} {at} (\n    " + ",\n    ".join(parts) + "\n)"
-        if parent is not None:
-            above_all = ", ".join(str(Place(schema_name=schema, name=each)) for _, each in definition.parents)
-            made += f" INHERITS ({above_all})"
+        yield from _table(definition, schema, None)
+
+
+def _table(definition: Definition, schema: str, parent: Definition | None) -> Iterator[tuple[Definition, list[str]]]:
+    if parent is not None:
+        known = {rule.name for rule in parent.constraints}
+        rules = [_rule(rule) for rule in definition.constraints if _early(rule) and rule.name not in known]
+        body = f"PARTITION OF {place(parent, schema)}"
+        body += f" ({', '.join(rules)})" if rules else ""
+        body += f" {definition.bound}"
+    else:
+        parts = [_column(column, schema) for column in definition.columns]
+        parts += [_rule(rule) for rule in definition.constraints if _early(rule)]
+        body = "(\n    " + ",\n    ".join(parts) + "\n)"
+    yield definition, [_create(definition, schema, body), *_altered(definition, schema, parent)]
+    for one in definition.below:
+        yield from _table(one, schema, definition)
+
+
+def _create(definition: Definition, schema: str, body: str) -> str:
+    head = "CREATE UNLOGGED TABLE" if definition.persistence == "u" else "CREATE TABLE"
+    made = f"{head} {place(definition, schema)} {body}"
     if definition.partition_key is not None:
         made += f" PARTITION BY {definition.partition_key}"
     if definition.method is not None and definition.kind != "p":
@@ -75,24 +78,73 @@ def tables(definition: Definition, schema: str, parent: Definition | None = None
         made += f" WITH ({', '.join(options)})"
     if definition.tablespace is not None:
         made += f" TABLESPACE {name(definition.tablespace)}"
+    return made
+
+
+def _altered(definition: Definition, schema: str, parent: Definition | None) -> list[str]:
     changes = list(_changes(definition, parent))
-    yield [made, *([f"ALTER TABLE ONLY {at} {', '.join(changes)}"] if changes else [])]
-    for one in definition.below:
-        yield from tables(one, schema, definition)
+    return [f"ALTER TABLE ONLY {place(definition, schema)} {', '.join(changes)}"] if changes else []
 
 
-def _renamed_null_rules(definition: Definition, parent: Definition) -> Iterator[str]:
-    """Yield NOT NULL of inherited columns where the inheriting table has it under a name of its own."""
-    for column in definition.columns:
-        above = parent.column(column.name)
-        if column.local or above is None or column.not_null_name is None or not column.not_null_valid:
-            continue
-        if column.not_null_name != above.not_null_name:
-            yield f"CONSTRAINT {name(column.not_null_name)} NOT NULL {name(column.name)}"
+# -- tables that inherit from one another
 
 
-def _names(constraints: tuple[Constraint, ...]) -> list[str]:
-    return [each.name for each in constraints]
+def _family(root: Definition, schema: str) -> Iterator[str]:
+    """Make a family empty of columns, and add each column where it was defined, in an order that suits every table."""
+    members: dict[str, Definition] = {}
+    waiting = list({one.name: one for one in root.everything()}.values())
+    while waiting:
+        ready = [one for one in waiting if one is root or all(above in members for _, above in one.parents)]
+        members |= {one.name: one for one in ready}
+        waiting = [one for one in waiting if one.name not in members]
+        if not ready:
+            raise StepFailed(f'"{waiting[0].name}" inherits from a table that is not changed along')
+    for one in members.values():
+        above = ", ".join(str(Place(schema_name=schema, name=each)) for _, each in one.parents)
+        yield _create(one, schema, "()" if one is root else f"() INHERITS ({above})")
+    for table, column in _column_order(members):
+        at = place(members[table], schema)
+        yield f"ALTER TABLE {at} ADD COLUMN {_column(column.model_copy(update={'identity': ''}), schema)}"
+        if column.identity and column.sequence is not None:
+            yield f"ALTER TABLE ONLY {at} ALTER COLUMN {name(column.name)} ADD {_identity(column, schema)}"
+    # The heirs' own first: what comes from above is merged with it, and not the other way round.
+    for one in reversed(members.values()):
+        for rule in one.constraints:
+            if _early(rule) and (rule.local or one is root):
+                yield f"ALTER TABLE {place(one, schema)} ADD {_rule(rule)}"
+    for one in members.values():
+        yield from _altered(one, schema, members[one.parents[0][1]] if one is not root else None)
+
+
+def _column_order(members: Mapping[str, Definition]) -> list[tuple[str, Column]]:
+    """Return where each column is defined, in an order that gives every table its columns in its own order."""
+
+    def origin(table: Definition, column: str) -> tuple[str, str]:
+        found = table.column(column)
+        for _, above in table.parents if found is not None and not found.local else ():
+            if above in members and members[above].column(column) is not None:
+                return origin(members[above], column)
+        return table.name, column
+
+    later: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for table in members.values():
+        places = [origin(table, column.name) for column in table.columns]
+        for one in places:
+            later.setdefault(one, set())
+        for one, other in pairwise(places):
+            later[one].add(other)
+        for column in table.columns:
+            for _, above in table.parents:
+                if column.local and above in members and members[above].column(column.name) is not None:
+                    later[table.name, column.name].add(origin(members[above], column.name))
+    order: list[tuple[str, Column]] = []
+    while later:
+        first = next((one for one in later if not any(one in others for others in later.values())), None)
+        if first is None:
+            raise StepFailed("columns of tables that inherit from one another stand in an order that cannot be made")
+        del later[first]
+        order.append((first[0], next(each for each in members[first[0]].columns if each.name == first[1])))
+    return order
 
 
 def _early(rule: Constraint) -> bool:
@@ -117,14 +169,19 @@ def _column(column: Column, schema: str) -> str:
         words.append(f"GENERATED ALWAYS AS ({column.default}) " + ("VIRTUAL" if column.generated == "v" else "STORED"))
     elif column.default is not None:
         words.append(f"DEFAULT {column.default}")
-    if column.identity and column.sequence is not None:
-        kind = "ALWAYS" if column.identity == "a" else "BY DEFAULT"
-        words.append(f"GENERATED {kind} AS IDENTITY ({sequence(column.sequence, schema)})")
+    if column.identity:
+        words.append(_identity(column, schema))
     if column.not_null and column.not_null_valid:
         if column.not_null_name is not None:
             words.append(f"CONSTRAINT {name(column.not_null_name)}")
         words.append("NOT NULL" if column.not_null_inherits else "NOT NULL NO INHERIT")
     return " ".join(words)
+
+
+def _identity(column: Column, schema: str) -> str:
+    kind = "ALWAYS" if column.identity == "a" else "BY DEFAULT"
+    options = f" ({sequence(column.sequence, schema)})" if column.sequence is not None else ""
+    return f"GENERATED {kind} AS IDENTITY{options}"
 
 
 def sequence(one: Sequence, schema: str) -> str:
