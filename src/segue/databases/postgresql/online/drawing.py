@@ -184,7 +184,7 @@ def _resolve(connection: Connection, name: str) -> Place:
 
 def clone(table: Definition, schema: str) -> list[str]:
     """Return the statements that make a table anew, with everything but foreign keys."""
-    made = [statement for _, group in writing.tables(table, schema) for statement in group]
+    made = [statement for group in writing.tables(table, schema) for statement in group]
     for index in writing.indexes(table, schema):
         made += writing.build(index, index.table or writing.place(table, schema))
     return made
@@ -238,7 +238,7 @@ def _rebuild(
     what = f"{change.table} cannot be made anew"
     if change.partition_by:
         what = f"{change.table} cannot be partitioned by {change.partition_by}"
-    send(connection, [text for _, group in writing.tables(wanted, at.schema_name) for text in group], what)
+    send(connection, [text for group in writing.tables(wanted, at.schema_name) for text in group], what)
     for statement in statements:
         send(connection, [statement], f"{change.table}: the server refuses the partitions")
     if change.partition_by:

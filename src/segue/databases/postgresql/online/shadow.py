@@ -99,12 +99,12 @@ def _member(
     for schema in names:
         make_schema(connection, schema)
     what = f"the shadow of {one.change.table} cannot be made"
-    send(connection, [text for _, group in writing.tables(one.root, new_schema) for text in group], what)
+    send(connection, [text for group in writing.tables(one.root, new_schema) for text in group], what)
     # Of the old table the columns alone are needed, to try the expressions on.
     bare = old.model_copy(
         update={"below": (), "constraints": (), "indexes": (), "kind": "r", "partition_key": None, "parents": ()}
     )
-    send(connection, [text for _, group in writing.tables(bare, old_schema) for text in group], what)
+    send(connection, [text for group in writing.tables(bare, old_schema) for text in group], what)
     found = reading.read(connection, str(writing.place(new, new_schema)))
     unlike = writing.differences(own(new), own(found), bare=True)
     if unlike:
@@ -242,7 +242,7 @@ def create(site: Site, blueprint: Blueprint) -> None:
     journal.point("online-schemas-made")
     for member in blueprint.members:
         drawn = reading.Definition.model_validate(member.drawn)
-        for table, statements in writing.tables(drawn, blueprint.new_schema):
+        for table, statements in writing.groups(drawn, blueprint.new_schema):
             at = writing.place(table, blueprint.new_schema)
             with site.transaction() as connection:
                 if not _exists(connection, at):

@@ -36,7 +36,13 @@ def place(definition: Definition, schema: str) -> Place:
 # -- tables
 
 
-def tables(definition: Definition, schema: str) -> Iterator[tuple[Definition, list[str]]]:
+def tables(definition: Definition, schema: str) -> Iterator[list[str]]:
+    """Yield the statements that make a table and everything below it, as `groups` does."""
+    for _, statements in groups(definition, schema):
+        yield statements
+
+
+def groups(definition: Definition, schema: str) -> Iterator[tuple[Definition, list[str]]]:
     """Yield the statements that make a table and everything below it: each list with the table that it makes.
 
     Tables that inherit from one another are made together, so that each gets its columns in its own order. Without
