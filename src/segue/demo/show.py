@@ -86,10 +86,9 @@ class Report:
         content = self.as_json()
         traffic, latency = content["traffic"], content["latency_ms"]
         print()
-        print(
-            f"{'all is well' if self.ok else 'NOT all is well'}: {self.tables} tables, {len(self.steps)} step{'s' * (len(self.steps) != 1)}, ",
-            end="",
-        )
+        well = "all is well" if self.ok else "NOT all is well"
+        steps = f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}"
+        print(f"{well}: {self.tables} tables, {steps}, ", end="")
         print(f"{self.seconds:.0f} seconds")
         print(
             f"  application   {count(traffic['acknowledged'])} transactions acknowledged: {traffic['lost']} lost, "
