@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,17 +12,16 @@ from fix_shops import Shops
 from fix_targets import rows, run_sql, until
 from sqlalchemy import select
 
+from segue import clock
 from segue.engine.events import nobody
-from segue.errors import InvalidInput, SegueError, UsageError
-from segue.services import changes, plans
+from segue.errors import Blocked, InvalidInput, SegueError, UsageError
+from segue.services import changes, executions, plans, tuning, watching
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
 from segue.services.plans import Checked
 from segue.store.tables.online import ShadowTableRow
 
 WIDEN = "ALTER id TYPE bigint"
-#: So that the server's own online forms are not chosen.
-SHADOW = ("--strategy", "shadow-table")
 
 
 @pytest.fixture
@@ -37,25 +36,48 @@ def shop(shops: Shops, database: str) -> Shops:
     return shops
 
 
+def columns(database: str) -> list[str]:
+    query = (
+        "SELECT attname || ' ' || atttypid::regtype FROM pg_attribute "
+        "WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    return [name for (name,) in rows(database, query)]
+
+
 def latest(shop: Shops) -> dict[str, Any]:
     with shop.store.session() as session:
         found = changes.listed(session)
         return found[0] if found else {"phase": None, "waiting": None}
 
 
-def begun(segue: Segue, shop: Shops, *words: str) -> subprocess.Popen[str]:
-    """Start a change, and return it when its swap waits."""
-    process = segue.start("change", "start", *words, "--env", "shop", "--json")
-    until(lambda: latest(shop)["waiting"] or process.poll() is not None, 60)
-    assert process.poll() is None, process.communicate()
-    return process
+class Started:
+    """A change that goes on in a thread, as one does in a command."""
 
+    def __init__(self, shop: Shops, *alter: str, **fields: Any) -> None:
+        self._shop = shop
+        self._outcome: executions.Outcome | BaseException | None = None
+        asked = Asked("orders", alter, fields={"strategy": "shadow-table", **fields})
+        self._thread = threading.Thread(target=self._go, args=(asked,), daemon=True)
+        self._thread.start()
 
-def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
-    return found
+    def _go(self, asked: Asked) -> None:
+        shop = self._shop
+        try:
+            self._outcome = changes.start(shop.store, shop.settings, shop.parts, asked, "shop", Options(), nobody)
+        except BaseException as error:  # handed to the test
+            self._outcome = error
+
+    def waiting(self) -> Started:
+        """Return once its swap waits."""
+        until(lambda: latest(self._shop)["waiting"] or self._outcome, 60)
+        assert self._outcome is None, self._outcome
+        return self
+
+    def ended(self) -> dict[str, Any]:
+        """Return the change once it has ended well."""
+        self._thread.join(60)
+        assert isinstance(self._outcome, executions.Outcome), self._outcome
+        return latest(self._shop)
 
 
 def asked(shop: Shops, *words: str, **more: Any) -> Checked:
@@ -129,79 +151,109 @@ def test_a_dry_run_prints_a_plan_file_and_stores_nothing(segue: Segue, shop: Sho
 
 
 def test_a_change_of_a_moment_is_done_in_place_and_taken_back(segue: Segue, shop: Shops, database: str) -> None:
-    words = ("change", "start", "orders", "ADD x int", "--env", "shop")
-    done = segue(*words, "--json").expect(0).json
+    done = segue("change", "start", "orders", "ADD x int", "--env", "shop", "--json").expect(0).json
     change = done["steps"][0]["change"]
-    assert (change["strategy"], change["type"], change["column"], change["phase"]) == (
-        "native-online",
-        "add-column",
-        "x",
-        "completed",
-    )
-    assert "nothing to do" in segue(*words).expect(0).stderr
-    segue("rollback", "--yes").expect(0)
+    assert (change["strategy"], change["type"], change["column"]) == ("native-online", "add-column", "x")
+    assert (change["phase"], change["percent"]) == ("completed", 100.0)
+    shop.rollback()
     assert latest(shop)["phase"] == "rolled-back"
-    assert rows(database, "SELECT 1 FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'x'") == []
+    assert columns(database) == ["id integer", "code text", "note text"]
 
 
-def test_a_postponed_swap_waits_is_set_and_cut_over(segue: Segue, shop: Shops, database: str) -> None:
-    process = begun(segue, shop, "orders", WIDEN, *SHADOW, "--postpone-cutover", "--retention-days", "3")
+def test_a_postponed_swap_waits_until_it_is_cut_over(segue: Segue, shop: Shops, database: str) -> None:
+    started = Started(shop, WIDEN, cutover="postponed", retention_days=3).waiting()
     status = segue("status").expect(0).stdout
     assert "swapping 98 %" in status
     assert "waits for `segue change cutover`" in status
-    assert "chunk-seconds: 0.1" in segue("change", "set", "orders", "--chunk-seconds", "0.1").expect(0).stdout
-    segue("throttle", "--limit", "lock-waiters=none").expect(0)
-    assert latest(shop)["set"] == {"chunk_seconds": 0.1}
-    segue("change", "cutover").expect(0)
-    change = ended(process)["steps"][0]["change"]
+    segue("change", "cutover", "orders").expect(0)
+    change = started.ended()
     assert (change["phase"], change["percent"], change["rows_copied"]) == ("reversible", 100.0, 300)
     assert change["metrics"]["swap_lock_ms"] > 0
     assert [(one["sync"], one["active"], one["retention_days"]) for one in change["shadows"]] == [("synced", True, 3)]
-    assert "has swapped already" in segue("change", "cutover").expect(3).stderr
-    assert "nothing left to set" in segue("change", "set", "--workers", "2").expect(3).stderr
+    assert columns(database)[0] == "id bigint"
+    shop.rollback()
+    assert (latest(shop)["phase"], latest(shop)["shadows"][0]["active"]) == ("rolled-back", False)
+    assert columns(database)[0] == "id integer"
 
-    segue("rollback", "--yes").expect(0)
-    assert latest(shop)["phase"] == "rolled-back"
-    assert not latest(shop)["shadows"][0]["active"]
-    assert rows(
-        database,
-        "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'",
-    ) == [("integer",)]
+
+def test_what_is_set_stands_beside_the_throttles_limits(segue: Segue, shop: Shops) -> None:
+    started = Started(shop, WIDEN, cutover="postponed").waiting()
+    shown = segue("change", "set", "orders", "--chunk-seconds", "0.1", "--workers", "2").expect(0).stdout
+    assert shown == "chunk-seconds: 0.1\n"
+    with shop.store.session() as session:
+        row = watching.find(session, None)
+        tuning.tune(session, row, {"lock_waiters": "none"}, actor="tester", reset=True)
+        assert row.tuning == {"chunk_seconds": 0.1, "lock_waiters": "none"}
+        assert tuning.describe(row, None, driven=True)["tuning"] == {"lock_waiters": "none"}
+    changes.set_(shop.store, shop.settings, None, {"chunk_seconds": None, "cutover": "now"})
+    assert started.ended()["set"] == {"cutover": "now"}
+    with pytest.raises(Blocked, match="nothing left to set"):
+        changes.set_(shop.store, shop.settings, None, {"cutover": "postponed"})
+    with pytest.raises(Blocked, match="has swapped already"):
+        changes.cut_over(shop.store, shop.settings, "orders")
+
+
+def test_a_swap_waits_for_its_window(shop: Shops) -> None:
+    now = clock.now()
+    closed, opened = (
+        f"daily {moment:%H:%M}-{moment + timedelta(minutes=9):%H:%M} UTC"
+        for moment in (now + timedelta(hours=3), now - timedelta(minutes=4))
+    )
+    started = Started(shop, WIDEN, cutover="postponed").waiting()
+    changes.set_(shop.store, shop.settings, None, {"window": closed})
+    with shop.store.session() as session:
+        assert changes.describe(session, changes.find(session, None))["set"] == {"window": closed}
+    changes.set_(shop.store, shop.settings, None, {"window": opened})
+    assert started.ended()["phase"] == "reversible"
 
 
 def test_rows_that_do_not_fit_are_listed_with_repairs(segue: Segue, shop: Shops, database: str) -> None:
-    process = begun(segue, shop, "orders", "ALTER id TYPE bigint, ADD CONSTRAINT one_code UNIQUE (code)", *SHADOW)
-    said = segue("change", "conflicts", "orders").expect(1)
-    assert "id = 300" in said.stdout
+    started = Started(shop, "ALTER id TYPE bigint, ADD CONSTRAINT one_code UNIQUE (code)").waiting()
+    said = segue("change", "conflicts", "orders").expect(1).stdout
+    assert "id = 300" in said
     found = segue("change", "conflicts", "--json").expect(1).json
     assert (found["count"], found["conflicts"][0]["key"]) == (1, {"id": "300"})
+    repair = found["conflicts"][0]["repairs"][0]
+    assert f"\n1  {repair};\n" in said
     assert latest(shop)["conflicts"] == 1
-    run_sql(database, found["conflicts"][0]["repairs"][0])
-    assert ended(process)["steps"][0]["change"]["phase"] == "reversible"
+    run_sql(database, repair)
+    assert started.ended()["phase"] == "reversible"
     assert "every row" in segue("change", "conflicts").expect(0).stderr
 
 
 def test_a_way_back_ends_when_it_is_over_or_a_person_says_so(segue: Segue, shop: Shops, database: str) -> None:
-    segue("change", "start", "orders", WIDEN, *SHADOW, "--env", "shop").expect(0)
-    cleanup = ("change", "cleanup", "--env", "shop")
-    assert "no change's way back is over" in segue(*cleanup).expect(0).stderr
-    assert "it is open until" in segue(*cleanup, "orders").expect(3).stderr
-    assert "nobody is here to confirm" in segue(*cleanup, "orders", "--now").expect(64).stderr
-    assert "would be dropped" in segue(*cleanup, "orders", "--now", "--dry-run").expect(0).stdout
-    assert segue(*cleanup, "orders", "--now", "--yes").expect(0).stdout.rstrip().endswith("public.orders  dropped")
+    Started(shop, WIDEN).ended()
+    with shop.store.session() as session:
+        assert changes.ending(session, "shop") == []
+        with pytest.raises(Blocked, match="it is open until"):
+            changes.ending(session, "shop", "orders")
+    cleanup = ("change", "cleanup", "orders", "--env", "shop", "--now")
+    assert "nobody is here to confirm" in segue(*cleanup).expect(64).stderr
+    assert segue(*cleanup, "--yes").expect(0).stdout.rstrip().endswith("public.orders  dropped")
     assert rows(database, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'segue\\_%'") == []
     with shop.store.session() as session:
         shadow = session.scalars(select(ShadowTableRow)).one()
         assert (shadow.marked_for_cleanup, shadow.is_active) == (True, False)
     assert latest(shop)["phase"] == "completed"
-    assert "rollback window" in segue("rollback", "--yes").expect(3).stderr
-    assert "completed" in segue("change", "list").expect(0).stdout
+    with pytest.raises(Blocked, match="rollback window"):
+        shop.rollback()
+
+
+def test_a_way_back_whose_retention_is_over_is_found(shop: Shops) -> None:
+    Started(shop, WIDEN).ended()
+    with shop.store.session() as session:
+        row = changes.find(session, None)
+        eight_days = (clock.now() - timedelta(days=8)).isoformat()
+        row.performance_metrics = {**row.performance_metrics, "swapped_at": eight_days}
+    with shop.store.session() as session:
+        names = changes.ending(session, "shop")
+    (done,) = changes.cleanup(shop.store, shop.settings, shop.parts, names, lambda words: None)
+    assert (done.error, done.change["phase"]) == (None, "completed")
+    assert len(shop.ledger("marked-for-cleanup")) == 1
 
 
 def test_looking_at_changes_that_are_not_there_says_what_to_do(segue: Segue, shop: Shops) -> None:
     assert "`segue change start" in segue("change", "list").expect(0).stderr
     assert "there is no online change yet" in segue("change", "show").expect(2).stderr
-    assert "--now is about one change" in segue("change", "cleanup", "--env", "shop", "--now").expect(64).stderr
-    assert (
-        "is not one of" in segue("change", "start", "orders", WIDEN, "-e", "shop", "--strategy", "x").expect(64).stderr
-    )
+    wrong = segue("change", "start", "orders", WIDEN, "--env", "shop", "--strategy", "x").expect(64)
+    assert "is not one of" in wrong.stderr
