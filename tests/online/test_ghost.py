@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -16,7 +10,7 @@ import pytest
 from fix_online import CHANGE, PATIENCE, Assemble, replica_role
 from fix_standbys import Server
 from fix_targets import Background, drop_role, make_role, rows, run_sql, session, terminate, until, value
-from fix_wal import ITEMS, NEW_ITEMS, Followed, member_of, no_standby
+from fix_wal import ITEMS, NEW_ITEMS, Followed, member_of, no_standby, writing
 from psycopg import conninfo
 
 from segue.databases.postgresql.lease import Lease
@@ -691,83 +685,6 @@ def test_names_of_standbys_that_mean_the_reader_are_recognised(names: str, ours:
 
 
 # -- all of it at once
-
-
-@dataclass
-class Writer:
-    """A session of the application with rows of its own; `rows` is what was acknowledged, by key."""
-
-    number: int
-    writers: int
-    seed: int
-    rows: dict[int, tuple[object, ...]] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-
-    def write(self, url: str, stop: threading.Event) -> None:
-        """Write until told to stop: updates, deletes, new keys, values that move between rows, and all of it undone."""
-        chance = random.Random(self.seed * 100 + self.number)
-        fresh = itertools.count(1000 + self.number, self.writers)
-        with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-            connection.execute("SET synchronous_commit = off" if self.number % 2 else "SET synchronous_commit = on")
-            while not stop.is_set():
-                changed = dict(self.rows)
-                undone = chance.random() < 0.1
-                try:
-                    with connection.transaction(force_rollback=undone):
-                        for _ in range(chance.choice([1, 1, 2, 5])):
-                            self._change(connection, chance, changed, next(fresh))
-                    if not undone:
-                        self.rows = changed
-                except psycopg.Error as error:
-                    self.failed.append(repr(error))
-                stop.wait(chance.random() * 0.04)
-
-    def _change(
-        self,
-        connection: psycopg.Connection[Any],
-        chance: random.Random,
-        rows: dict[int, tuple[object, ...]],
-        fresh: int,
-    ) -> None:
-        if len(rows) < 3 or chance.random() < 0.2:
-            rows[fresh] = (f"c{fresh}", 1, None)
-            connection.execute("INSERT INTO items VALUES (%s, %s, %s, %s)", [fresh, *rows[fresh]])
-            return
-        one, other = chance.sample(sorted(rows), 2)
-        what = chance.choice(["update", "delete", "move", "swap"])
-        if what == "update":
-            rows[one] = (rows[one][0], chance.randrange(99), chance.choice([None, "x" * 3000]))
-            connection.execute("UPDATE items SET n = %s, note = %s WHERE id = %s", [*rows[one][1:], one])
-        elif what == "delete":
-            del rows[one]
-            connection.execute("DELETE FROM items WHERE id = %s", [one])
-        elif what == "move":
-            rows[fresh] = rows.pop(one)
-            connection.execute("UPDATE items SET id = %s WHERE id = %s", [fresh, one])
-        else:
-            rows[one], rows[other] = ((rows[b][0], *rows[a][1:]) for a, b in ((one, other), (other, one)))
-            connection.execute("UPDATE items SET code = NULL WHERE id = %s", [one])
-            connection.execute("UPDATE items SET code = %s WHERE id = %s", [rows[other][0], other])
-            connection.execute("UPDATE items SET code = %s WHERE id = %s", [rows[one][0], one])
-
-
-@contextmanager
-def writing(url: str, seed: int, writers: int = 8) -> Iterator[list[Writer]]:
-    """Have sessions write to `items` beside the block."""
-    found = [Writer(number, writers, seed) for number in range(writers)]
-    for writer in found:
-        writer.rows = {
-            number: (f"c{number}", number, None) for number in range(1, 801) if number % writers == writer.number
-        }
-    run_sql(url, "INSERT INTO items SELECT g, 'c' || g, g FROM generate_series(1, 800) AS g")
-    stop = threading.Event()
-    threads = [Background(functools.partial(writer.write, url, stop)) for writer in found]
-    try:
-        yield found
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.result()
 
 
 def swap(items: Followed, reader: ghost.Reader) -> int:

@@ -6,6 +6,7 @@ import json
 import secrets
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +226,8 @@ class PostgresChange:
                 )
             blueprint = blueprint.model_copy(update={"members": tuple(found)})
             warnings = [line for member in found for line in dependents.warnings(site.look, member, blueprint)]
+            if strategy == "ghost":
+                warnings += ghost.hints(site)
             blueprint = blueprint.model_copy(update={"warnings": tuple(warnings)})
         script = files("segue.databases.postgresql").joinpath("sql/online.sql").read_text()
         with site.transaction() as connection:
@@ -276,7 +279,9 @@ class PostgresChange:
                         patience,
                         note,
                     )
-            self._detail = {**self._detail, "signature": watching.signature(self._site.work, drawn, FORWARD)}
+            # Captured anew, the tables must still be what they were.
+            if "signature" not in self._detail:
+                self._detail = {**self._detail, "signature": watching.signature(self._site.work, drawn, FORWARD)}
             self._advance(Phase.COPYING_DATA, detail=self._detail)
 
     # -- copying
@@ -302,10 +307,10 @@ class PostgresChange:
         """Empty the shadows and the logs, and begin the copy anew."""
         with self._telling():
             drawn = self.blueprint
+            # Of a slot that is made anew nothing shows that it was; so what was copied is given up before there is one.
+            phase = Phase.CAPTURING if lost else Phase.COPYING_DATA
             if lost:
                 self._end_sessions()
-                ghost.end(self._site, drawn)
-                ghost.begin(self._site, drawn, patience, note)
             with self._site.transaction() as connection:
                 for member in drawn.members:
                     connection.execute(sql.SQL("truncate {}").format(member.forward.into.sql))
@@ -317,11 +322,13 @@ class PostgresChange:
                             drawn.log(member, FORWARD).sql, sql.Identifier("segue_k1")
                         )
                     )
-                self._keep(connection, phase=Phase.COPYING_DATA.value, round=self._round + 1, done={})
+                self._keep(connection, phase=phase.value, round=self._round + 1, done={})
             self._round += 1
             self._done = {}
-            self._phase = Phase.COPYING_DATA
+            self._phase = phase
             journal.point("online-restarted")
+            if lost:
+                ghost.end(self._site, drawn)
 
     # -- catching up
 
@@ -488,8 +495,16 @@ class PostgresChange:
             def settle() -> None:
                 self._drain(one, None, compare=False, direction=FORWARD)
 
+            log = drawn.log(one, FORWARD)
             verifier = verify.Verifier(
-                self._site, one.forward, drawn.log(one, FORWARD), drawn.id, one.number, FORWARD, settle=settle
+                self._site,
+                one.forward,
+                log,
+                drawn.id,
+                one.number,
+                FORWARD,
+                settle=settle,
+                late=partial(self._reader.late, log) if self._reader is not None else None,
             )
             return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
 

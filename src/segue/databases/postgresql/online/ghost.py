@@ -167,7 +167,12 @@ class Reader:
             self._open()
         except psycopg.Error as error:
             self._close()
-            raise explain(error, place(self._site.url)) from error
+            self._error = explain(error, place(self._site.url))
+            raise self._error from error
+        except SegueError as error:
+            self._close()
+            self._error = error
+            raise
         except BaseException:
             self._close()
             raise
@@ -226,6 +231,20 @@ class Reader:
             with self._heard:
                 self._awaited.discard(token)
                 self._tokens.discard(token)
+
+    def late(
+        self, log: Place, connection: Connection, table: sql.Identifier, names: sql.Composed, snapshot: str
+    ) -> int | None:
+        """List in `table` the keys whose changes a snapshot sees, whenever the log heard of them; return how many.
+
+        `connection` is in the transaction of that snapshot. None where the table was emptied; raises ReaderBehind.
+        """
+        self.barrier(DRAIN_SECONDS)
+        with self.beside() as side:
+            seen = _seen(snapshot)
+            if _emptied(side, log, seen):
+                return None
+            return _relay(side, log, seen, connection, table, names, distinct=False)
 
     @contextmanager
     def beside(self) -> Iterator[Connection]:
@@ -568,17 +587,15 @@ def _drain(site: Site, reader: Reader, drainer: Drainer, most: int | None, *, co
         if row is None:
             raise InternalError("a look at the snapshot returned nothing")
         reader.barrier(DRAIN_SECONDS)
-        seen = sql.SQL("pg_catalog.pg_visible_in_snapshot(xid, {}::pg_catalog.pg_snapshot)").format(sql.Literal(row[0]))
+        seen = _seen(row[0])
         with reader.beside() as side:
-            emptied = side.execute(
-                sql.SQL("select exists (select from {} where segue_k1 is null and {})").format(log, seen)
-            ).fetchone()
-            if emptied is not None and emptied[0]:
+            emptied = _emptied(side, drainer.log, seen)
+            if emptied:
                 if not anew:
                     return Drained(emptied=True, left=1)
                 most = None
                 drainer.clear()
-            taken = seen
+            taken: sql.Composable = seen
             entries = 0
             if most is not None:
                 places = side.execute(
@@ -586,7 +603,7 @@ def _drain(site: Site, reader: Reader, drainer: Drainer, most: int | None, *, co
                 ).fetchall()
                 entries = len(places)
                 taken = sql.SQL("ctid = any({}::tid[])").format(sql.Literal([place for (place,) in places]))
-            keys = _relay(side, drainer, taken)
+            keys = _relay(side, drainer.log, taken, connection, drainer.table, drainer.names, distinct=drainer.exact)
         drained = drainer.bring(keys, compare=compare)
         journal.point("online-ghost-drain-before-commit")
     journal.point("online-ghost-drained")
@@ -594,16 +611,37 @@ def _drain(site: Site, reader: Reader, drainer: Drainer, most: int | None, *, co
     with reader.beside() as side, site.transaction(side):
         side.execute(sql.SQL("delete from {} where {}").format(log, taken))
     left = most if most is not None and entries >= most else 0
-    return replace(drained, left=left, emptied=bool(emptied and emptied[0]))
+    return replace(drained, left=left, emptied=emptied)
 
 
-def _relay(side: Connection, drainer: Drainer, taken: sql.Composable) -> int:
-    """Bring keys from the log into the drainer's list, which cannot see what the reader wrote after its snapshot."""
+def _seen(snapshot: str) -> sql.Composed:
+    """Return the condition that a snapshot sees the transaction of an entry."""
+    return sql.SQL("pg_catalog.pg_visible_in_snapshot(xid, {}::pg_catalog.pg_snapshot)").format(sql.Literal(snapshot))
+
+
+def _emptied(side: Connection, log: Place, seen: sql.Composable) -> bool:
+    row = side.execute(
+        sql.SQL("select exists (select from {} where segue_k1 is null and {})").format(log.sql, seen)
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _relay(
+    side: Connection,
+    log: Place,
+    taken: sql.Composable,
+    connection: Connection,
+    table: sql.Identifier,
+    names: sql.Composed,
+    *,
+    distinct: bool,
+) -> int:
+    """Bring keys from a log into a list in a session that cannot see what the reader wrote after its snapshot."""
     source = sql.SQL("copy (select {} {} from {} where {} and segue_k1 is not null) to stdout (format binary)").format(
-        sql.SQL("distinct" if drainer.exact else ""), drainer.names, drainer.log.sql, taken
+        sql.SQL("distinct" if distinct else ""), names, log.sql, taken
     )
-    into = sql.SQL("copy {} ({}) from stdin (format binary)").format(drainer.table, drainer.names)
-    with drainer.connection.cursor() as cursor:
+    into = sql.SQL("copy {} ({}) from stdin (format binary)").format(table, names)
+    with connection.cursor() as cursor:
         with side.cursor() as reading, reading.copy(source) as read, cursor.copy(into) as written:
             for block in read:
                 written.write(block)

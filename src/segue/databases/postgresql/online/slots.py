@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.ports import Patience
 
+#: By which the publications that are not the application's are known to whoever looks at a table's.
+COMMENT = "segue: follows an online change"
 #: What a slot may keep back of the server's log before it is given up: a full disk would be the application's.
 RETAINED_BYTES = 32 * 2**30
 #: How long a slot may be in use by somebody of ours who has not heard yet that it is over.
@@ -322,6 +324,9 @@ def _publish(site: Site, blueprint: Blueprint, patience: Patience, note: Callabl
         connection.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(name)))
         try:
             connection.execute(statement)
+            connection.execute(
+                sql.SQL("comment on publication {} is {}").format(sql.Identifier(name), sql.Literal(COMMENT))
+            )
         except psycopg.errors.DeadlockDetected as error:
             raise NotThisTime from error
 

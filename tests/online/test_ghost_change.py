@@ -1,0 +1,62 @@
+"""An online change that follows the application through a slot, from its beginning to its way back, as a process."""
+
+from __future__ import annotations
+
+import json
+
+from fix_process import Segue
+from fix_shops import Shops
+from fix_standbys import Server
+from fix_targets import rows, run_sql, until, value
+from fix_wal import ITEMS, writing
+
+from segue.services import changes
+
+GHOST = ("--strategy", "ghost", "--env", "shop", "--json")
+
+
+def left(url: str) -> tuple[int, int]:
+    """Return how many slots and publications of ours there are."""
+    return (
+        value(url, "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'segue%'"),
+        value(url, "SELECT count(*) FROM pg_publication WHERE pubname LIKE 'segue%'"),
+    )
+
+
+def waiting(shops: Shops) -> bool:
+    with shops.store.session() as session:
+        found = changes.listed(session)
+        return bool(found and found[0]["waiting"])
+
+
+def kind(url: str) -> str:
+    return str(
+        value(url, "SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = 'items'::regclass AND attname = 'n'")
+    )
+
+
+def test_a_change_without_triggers_is_killed_swapped_and_taken_back_under_traffic(
+    segue: Segue, shops: Shops, logical_server: Server
+) -> None:
+    url = logical_server.database()
+    run_sql(url, ITEMS)
+    shops.open("shop", url)
+    with writing(url, seed=3) as writers:
+        process = segue.start("change", "start", "items", "ALTER n TYPE bigint", *GHOST, "--postpone-cutover")
+        until(lambda: waiting(shops) or process.poll() is not None, 60)
+        assert process.poll() is None, process.communicate()
+        assert left(url) == (1, 1)
+        assert value(url, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'items'::regclass") == 0
+        process.kill()
+        process.wait()
+        process = segue.start("change", "start", "items", "ALTER n TYPE bigint", *GHOST, "--postpone-cutover")
+        segue("change", "cutover").expect(0)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert json.loads(out)["steps"][0]["change"]["strategy"] == "ghost"
+        assert (kind(url), left(url)) == ("bigint", (0, 0))
+        segue("rollback", "--yes").expect(0)
+        assert kind(url) == "integer"
+    assert [writer.failed for writer in writers] == [[]] * 8
+    wanted = {key: row for writer in writers for key, row in writer.rows.items()}
+    assert {row[0]: row[1:] for row in rows(url, "TABLE items")} == wanted
