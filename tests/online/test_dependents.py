@@ -5,7 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 from fix_swapping import Hang, Hanging
+from fix_targets import run_sql
 
+from segue.databases.postgresql import parse
 from segue.databases.postgresql.online import dependents, parity
 from segue.errors import StepFailed
 from segue.model.online import TableChange
@@ -315,3 +317,39 @@ def test_an_ordinary_owner_swaps_as_well(ordinary: str) -> None:
         for direction in ("forward", "backward"):
             change.swap(direction)
             assert parities(change, direction) == []
+
+
+def test_what_belongs_to_others_is_refused_beforehand(ordinary: str, administered: str) -> None:
+    others = """
+        create view public.theirs as select id from shop.orders;
+        create table public.refers (id int references shop.orders);
+        alter table shop.customers owner to current_user;
+        create publication theirs for table shop.orders;
+    """
+    with psycopg.connect(ordinary, autocommit=True, prepare_threshold=None) as connection:
+        connection.execute(PLAIN.encode())
+        run_sql(administered, *others.strip().removesuffix(";").split(";"))
+        change = Hanging(connection, {"shop.orders": "alter id type bigint"})
+        found = dependents.refusals(change.found)
+    shown = ['view "public"."theirs"', 'table "public"."refers"', 'table "shop"."customers"', 'publication "theirs"']
+    assert [any(line.startswith(what) for line in found) for what in shown] == [True] * 4, found
+
+
+def test_what_people_should_know_is_told_before_a_swap(hanging_here: Hang) -> None:
+    change = hanging_here()
+    change.run("create publication everything_there_is for all tables")
+    change.run("create function shop.event() returns event_trigger language plpgsql as 'begin end'")
+    change.run("create event trigger watching on ddl_command_end execute function shop.event()")
+    found = dependents.warnings(change.connection, change.member, change.change)
+    for part in ("by_day", '"bigger" is dropped and made anew', "0A000", "currval", '"watching"', '"whole" holds'):
+        assert any(part in line for line in found), part
+    assert any("everything_there_is" in line for line in found)
+
+
+def test_what_is_done_after_a_swap_is_understood_and_may_be_done_again(hanging: Hang) -> None:
+    change = hanging()
+    change.dress()
+    change.swap()
+    statements = dependents.after(change.member, change.change, "forward")
+    assert len([statement for text in statements for statement in parse.statements(text)]) == len(statements) == 4
+    change.run(*statements)

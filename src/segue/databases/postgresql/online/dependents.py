@@ -55,7 +55,49 @@ def find(connection: Connection, member: Member, others: Sequence[Member]) -> En
         "unexplained": followers.unexplained,
     }
     found["superuser"] = connection.info.parameter_status("is_superuser") == "on"
+    found["not_ours"] = [] if found["superuser"] else _not_ours(connection, found)
     return found
+
+
+def _not_ours(connection: Connection, found: Entry) -> list[str]:
+    """Return what would have to be altered along and belongs to somebody whom the session's role is no member of."""
+    every = [(f"view {each['place']}", each["facts"]["owner"]) for each in found["views"]]
+    every += [(f"function {following.called(each)}", each["owner"]) for each in found["functions"]]
+    tables = {each["table"] for part in ("rules", "policies", "defaults", "triggers") for each in found[part]}
+    tables |= {each["table"] for each in found["foreign_keys"] if each["incoming"]}
+    every += [(f"table {name}", who) for name, who in connection.execute(_OWNERS, [sorted(tables)])]
+    sent = sorted({name for relation in found["relations"].values() for name in relation["publications"]})
+    every += [(f'publication "{name}"', who) for name, who in connection.execute(_PUBLICATION_OWNERS, [sent])]
+    mine = connection.execute(
+        "select who from unnest(%s::text[]) as w (who) where pg_catalog.pg_has_role(who::name, 'USAGE')",
+        [[who for _, who in every]],
+    ).fetchall()
+    ours = {who for (who,) in mine}
+    lines = [
+        f'{what}: it belongs to "{who}"; let Segue\'s role become that role' for what, who in every if who not in ours
+    ]
+    refers = sorted({each["refers"] for each in found["foreign_keys"] if each["outgoing"]})
+    for (name,) in connection.execute(_NOT_REFERABLE, [refers]):
+        lines.append(
+            f"table {name}: a foreign key refers to it, and Segue's role may not lock it or refer to it; grant "
+            "REFERENCES and DELETE on it, or let the role become its owner"
+        )
+    return lines
+
+
+_OWNERS = """
+select w.name, pg_catalog.pg_get_userbyid(c.relowner)::text from unnest(%s::text[]) as w (name)
+inner join pg_catalog.pg_class as c on c.oid = pg_catalog.to_regclass(w.name)
+"""
+_PUBLICATION_OWNERS = """
+select p.pubname::text, pg_catalog.pg_get_userbyid(p.pubowner)::text from pg_catalog.pg_publication as p
+where p.pubname = any(%s::text[]) order by 1
+"""
+_NOT_REFERABLE = """
+select w.name from unnest(%s::text[]) as w (name)
+where not pg_catalog.has_table_privilege(pg_catalog.to_regclass(w.name), 'REFERENCES')
+    or not pg_catalog.has_table_privilege(pg_catalog.to_regclass(w.name), 'UPDATE, DELETE, TRUNCATE')
+"""
 
 
 def definitions(members: Sequence[Member]) -> dict[str, Entry]:
@@ -85,6 +127,7 @@ def _changed(member: Member, own: dict[int, Entry]) -> list[tuple[int, int]]:
 def refusals(dependents: Entry) -> list[str]:
     """Return what cannot come along, each with the reason and what to do about it."""
     found = [f"{each['what']}: {each['reason']}; {each['hint']}" for each in dependents["unexplained"]]
+    found += dependents["not_ours"]
     for name, relation in dependents["relations"].items():
         if relation["subscriptions"] and not dependents["superuser"]:
             found.append(
@@ -108,7 +151,7 @@ def refusals(dependents: Entry) -> list[str]:
         )
     if not dependents["superuser"]:
         for view in dependents["views"]:
-            if view["anew"] and view["kind"] == "v" and not view["owner_may"]:
+            if view["anew"] and view["kind"] == "v" and not view["owner_may"] and not dependents["not_ours"]:
                 found.append(
                     f'view {view["place"]}: it has to be made anew, and its owner "{view["facts"]["owner"]}" could '
                     "not be given it; let Segue's role become that role, and that role CREATE in the view's schema"
