@@ -164,6 +164,22 @@ def test_keys_that_the_server_makes_are_logged(database: str, assemble: Assemble
     assert keys(change) == {row[0] for row in rows(database, "SELECT id FROM t")}
 
 
+@pytest.mark.parametrize("kind", ["int", "text", "mood", "uuid"])
+@pytest.mark.parametrize("leaf", [False, True])
+def test_an_update_that_leaves_the_key_is_one_entry(database: str, assemble: Assemble, kind: str, leaf: bool) -> None:
+    key = {"int": "1", "text": "'a'", "mood": "'a'", "uuid": f"'{'0' * 32}'"}[kind]
+    run_sql(
+        database,
+        "CREATE TYPE mood AS ENUM ('b', 'a')",
+        f"CREATE TABLE t (id {kind} PRIMARY KEY, n int)" + (" PARTITION BY HASH (id)" if leaf else ""),
+        *(["CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)"] if leaf else []),
+        f"INSERT INTO t VALUES ({key})",
+    )
+    change = assemble(database, "t", f"(id {kind}, n int)")
+    run_sql(database, "UPDATE t SET n = 1")
+    assert change.left() == 1
+
+
 def test_two_forms_of_a_key_that_are_equal_are_both_logged(debian_database: str, assemble: Assemble) -> None:
     # The other side may tell them apart: as text "1.0" is not "1.00", and in another collation "a" is not "A".
     run_sql(

@@ -58,6 +58,11 @@ SHAPES = {
         "SELECT g, '%s {}' FROM generate_series(1, 60) g",
         '("{}" varchar(90), "Der ""Schlüssel"" %s" bigint)',
     ),
+    "enum": (
+        "(id mood PRIMARY KEY, v int)",
+        "SELECT id, 1 FROM unnest(enum_range(NULL::mood)) AS id",
+        "(id text, v int)",
+    ),
     "one row": ("(id int PRIMARY KEY)", "SELECT 1", "(id bigint)"),
     "empty": ("(id int PRIMARY KEY)", "SELECT 1 WHERE false", "(id bigint)"),
 }
@@ -65,7 +70,7 @@ SHAPES = {
 
 def assembled(url: str, assemble: Assemble, name: str) -> HandMade:
     columns, filling, shadow = SHAPES[name]
-    run_sql(url, f"CREATE TABLE t {columns}")
+    run_sql(url, "CREATE TYPE mood AS ENUM ('z', 'b', 'y', 'a', 'x', 'c', 'w', 'd', 'v')", f"CREATE TABLE t {columns}")
     if "PARTITION" in columns:
         run_sql(
             url,

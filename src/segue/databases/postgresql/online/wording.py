@@ -35,7 +35,7 @@ with recursive base as (
     where b.typtype = 'd'
 )
 select case when stepped then pg_catalog.format_type(oid, typtypmod) else %(type)s::text end,
-    oid = any(%(exact)s::text[]::regtype[]) and coalesce((
+    (oid = any(%(exact)s::text[]::regtype[]) or typtype = 'e') and coalesce((
         select o.collisdeterministic from pg_catalog.pg_collation as o where o.oid = %(collation)s::text::regcollation
     ), true)
 from base where typtype <> 'd'
