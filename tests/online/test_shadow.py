@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from fix_online import rows, run_sql, site_of
 from fix_targets import Open
@@ -363,6 +364,8 @@ def test_plain_table_becomes_partitioned(any_database: str, open_target: Open) -
         ("CREATE TABLE x PARTITION OF t2 DEFAULT", 'is about "t2"'),
         ("CREATE TABLE x PARTITION OF t FOR VALUES IN (1)", "invalid bound specification"),
         ("", "would have no partition"),
+        ("CREATE TABLE away.x PARTITION OF t DEFAULT", 'schema "away", which does not exist'),
+        ("CREATE TABLE t2 PARTITION OF t DEFAULT", 'has a relation "t2" already'),
     ],
 )
 def test_partitions_that_cannot_be_are_refused(database: str, open_target: Open, partitions: str, reason: str) -> None:
@@ -487,3 +490,56 @@ def test_way_back_is_the_one_that_the_user_gives(database: str, open_target: Ope
     (member,) = draw(site, TableChange("t", ("DROP old",)))
     assert member.backward.kept == ("old",)
     assert "which is NOT NULL" in member.dependents["warnings"][0]
+
+
+def test_rules_of_newer_servers_go_along(database: str, open_target: Open) -> None:
+    run_sql(
+        database,
+        "CREATE EXTENSION btree_gist",
+        "CREATE TABLE t (id int PRIMARY KEY, a int, r int4range CONSTRAINT nni NOT NULL NO INHERIT, "
+        "v int GENERATED ALWAYS AS (a * 2) VIRTUAL, CONSTRAINT ne CHECK (a > 0) NOT ENFORCED, "
+        "CONSTRAINT wo UNIQUE (a, r WITHOUT OVERLAPS))",
+        "INSERT INTO t (id, a, r) VALUES (1, NULL, '[1,2)'), (2, -3, '[1,2)')",
+        "ALTER TABLE t ADD CONSTRAINT later NOT NULL a NOT VALID",
+    )
+    site = site_of(open_target(database))
+    (member,) = draw(
+        site, TableChange("t", ("ALTER id TYPE bigint, ADD w bigint GENERATED ALWAYS AS (a + 1) VIRTUAL",))
+    )
+    make(site, (member,))
+    copy(database, member.forward)
+    finish(site, member)
+    run_sql(database, f"ALTER TABLE t {alter}")
+    assert writing.differences(reading.read(site.look, "t"), reading.read(site.look, str(member.forward.into))) == []
+    query = "SELECT * FROM {} ORDER BY id"
+    assert rows(database, query.format("t")) == rows(database, query.format(member.forward.into))
+
+
+def test_table_and_index_stay_in_their_tablespaces(debian_database: str, open_target: Open) -> None:
+    space = "space_" + debian_database.rpartition("/test_")[2][:12]
+    run_sql(debian_database, "CREATE TABLE t (id int PRIMARY KEY, a int, b int)", "CREATE INDEX x ON t (a) WHERE b > 0")
+    with psycopg.connect(debian_database, autocommit=True) as connection:
+        connection.execute("SET allow_in_place_tablespaces = on")
+        connection.execute(f"CREATE TABLESPACE {space} LOCATION ''".encode())
+    try:
+        run_sql(debian_database, f"ALTER INDEX x SET TABLESPACE {space}")
+        site = site_of(open_target(debian_database))
+        (member,) = draw(site, TableChange("t", (f"SET TABLESPACE {space}, ALTER a TYPE bigint",)))
+        make(site, (member,))
+        finish(site, member)
+        made = reading.read(site.look, str(member.forward.into))
+        assert made.tablespace == space
+        assert {index.name: index.tablespace for index in made.indexes} == {"t_pkey": None, "x": space}
+    finally:
+        run_sql(debian_database, "DROP TABLE t", "DROP SCHEMA IF EXISTS segue_abcdefgh_new CASCADE")
+        run_sql(debian_database, f"DROP TABLESPACE {space}")
+
+
+def test_ordinary_role_draws_up_and_makes_its_tables(ordinary: str, open_target: Open) -> None:
+    run_sql(ordinary, "CREATE SCHEMA mine", "CREATE TABLE mine.t (id serial PRIMARY KEY, v text)")
+    site = site_of(open_target(ordinary, schema="mine"))
+    (member,) = draw(site, TableChange("t", ("ALTER id TYPE bigint",)))
+    make(site, (member,))
+    finish(site, member)
+    assert str(member.table) == '"mine"."t"'
+    assert reading.read(site.look, str(member.forward.into)).columns[0].default == "nextval('mine.t_id_seq'::regclass)"

@@ -226,6 +226,7 @@ def _rebuild(
         if old.kind == "p":
             raise StepFailed(f"{change.table} is partitioned already", hint="leave `partition_by` out")
         statements, homes = altering.partitions(change, old, at)
+        _check_homes(connection, homes)
         update |= {
             "kind": "p",
             "partition_key": change.partition_by,
@@ -265,6 +266,25 @@ def _rebuild(
             hint="give statements that create some; CREATE TABLE … PARTITION OF … DEFAULT takes every other row",
         )
     return found, homes
+
+
+def _check_homes(connection: Connection, homes: dict[str, str]) -> None:
+    """Refuse partitions that would go to a schema that is not there, or under a name that is taken."""
+    for name, schema in homes.items():
+        row = connection.execute(
+            "select c.oid from pg_catalog.pg_namespace as n "
+            "left join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = %s where n.nspname = %s",
+            [name, schema],
+        ).fetchone()
+        if row is None:
+            raise StepFailed(
+                f'the partition "{name}" is to be in the schema "{schema}", which does not exist',
+                hint="CREATE SCHEMA first",
+            )
+        if row[0] is not None:
+            raise StepFailed(
+                f'the schema "{schema}" has a relation "{name}" already', hint="give the partition another name"
+            )
 
 
 def _of(table: Definition, index: Index) -> tuple[reading.IndexColumn, ...]:

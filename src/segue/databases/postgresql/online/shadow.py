@@ -12,6 +12,7 @@ from segue.databases.postgresql.online.writing import name as quoted
 from segue.databases.postgresql.relations import qualified
 from segue.engine import journal
 from segue.errors import StepFailed
+from segue.model.quantities import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.online.reading import Definition
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec
+
+
+#: Bytes of a table of which it is said that it will be there twice.
+LARGE = 100 * 2**20
 
 
 def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tuple[Member, ...]:
@@ -44,6 +49,11 @@ def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tupl
         with connection.transaction(force_rollback=True):
             member = _member(connection, number, one, change_id, spec, (new_schema, old_schema))
         rows, held = _size(connection, one.old)
+        if held >= LARGE:
+            member.dependents["warnings"].append(
+                f"the new {one.change.table} needs about {size(held)} of disk beside the old one, until that is dropped; "
+                "whether there is room cannot be seen from here"
+            )
         members.append(member.model_copy(update={"rows": rows, "bytes": held}))
     return tuple(members)
 
