@@ -189,7 +189,7 @@ def run_sql(url: str, *commands: str) -> None:
             connection.execute(command.encode())
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until something is so, and return what it is."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

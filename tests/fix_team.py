@@ -149,7 +149,7 @@ class Team:
         return process
 
     def until(self, seen: Callable[[], object]) -> None:
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 60
         while not seen():
             assert time.monotonic() < limit, self.status()
             time.sleep(0.05)

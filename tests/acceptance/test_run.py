@@ -88,7 +88,7 @@ class Shop:
             row = connection.execute(query.encode()).fetchone()
         return row[0] if row and len(row) == 1 else row
 
-    def wait(self, query: str, seconds: float = 20) -> None:
+    def wait(self, query: str, seconds: float = 60) -> None:
         """Wait until a query gives true."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
