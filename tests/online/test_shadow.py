@@ -503,9 +503,8 @@ def test_rules_of_newer_servers_go_along(database: str, open_target: Open) -> No
         "ALTER TABLE t ADD CONSTRAINT later NOT NULL a NOT VALID",
     )
     site = site_of(open_target(database))
-    (member,) = draw(
-        site, TableChange("t", ("ALTER id TYPE bigint, ADD w bigint GENERATED ALWAYS AS (a + 1) VIRTUAL",))
-    )
+    alter = "ALTER id TYPE bigint, ADD w bigint GENERATED ALWAYS AS (a + 1) VIRTUAL"
+    (member,) = draw(site, TableChange("t", (alter,)))
     make(site, (member,))
     copy(database, member.forward)
     finish(site, member)

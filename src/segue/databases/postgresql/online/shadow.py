@@ -51,8 +51,8 @@ def draw_up(site: Site, change_id: str, spec: ChangeSpec, strategy: str) -> tupl
         rows, held = _size(connection, one.old)
         if held >= LARGE:
             member.dependents["warnings"].append(
-                f"the new {one.change.table} needs about {size(held)} of disk beside the old one, until that is dropped; "
-                "whether there is room cannot be seen from here"
+                f"the new {one.change.table} needs about {size(held)} of disk beside the old one, until that is "
+                "dropped; whether there is room cannot be seen from here"
             )
         members.append(member.model_copy(update={"rows": rows, "bytes": held}))
     return tuple(members)
