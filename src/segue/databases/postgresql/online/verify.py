@@ -329,9 +329,7 @@ class Comparer:
                 sql.SQL(f"segue_k{n} {key_type(self.connection, column)[0]}")
                 for n, column in enumerate(phrases.flow.key, 1)
             )
-            self.connection.execute(
-                sql.SQL("create temp table segue_late ({}) on commit delete rows").format(columns)
-            )
+            self.connection.execute(sql.SQL("create temp table segue_late ({}) on commit delete rows").format(columns))
 
     def close(self) -> None:
         """End the session."""
@@ -465,6 +463,7 @@ class Verifier:
         self._phrases = Phrases(site.look, flow, log, self._whose, lags=late is not None)
         self._size = ChunkSize(min(FIRST_KEYS, largest), seconds, largest)
         self._lock = threading.Condition()
+        self._cutting = threading.Lock()
         self._todo: list[Range] = []
         self._number = 0
         self._repairs: Counter[Key] = Counter()
@@ -617,7 +616,7 @@ class Verifier:
             pace = self._pace()
             if pace.duty <= 0 or (pace.workers is not None and number >= max(1, pace.workers)):
                 clock.sleep(NAP_SECONDS)
-                if not self._left():
+                if not self._todo:
                     return
                 continue
             began = clock.ticks()
@@ -633,13 +632,9 @@ class Verifier:
             while not self._stop and clock.ticks() < until:
                 clock.sleep(min(NAP_SECONDS, until - clock.ticks()))
 
-    def _left(self) -> bool:
-        with self._lock:
-            return bool(self._todo)
-
     def _next(self, comparer: Comparer) -> Range | None:
         """Take the next range, of about as many keys as can be compared in the time for one."""
-        with self._lock:
+        with self._cutting:
             if not self._todo:
                 return None
             whole = self._todo[-1]
