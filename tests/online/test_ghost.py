@@ -21,6 +21,9 @@ from segue.errors import FenceLost, LockNotGranted, SlotLost, StepFailed
 
 Follow = Callable[..., Followed]
 
+#: For what no version of the server does otherwise.
+here = pytest.mark.parametrize("any_logical", ["embedded"], indirect=True)
+
 WRITES = """
     INSERT INTO items SELECT g, 'c' || g, g, NULL FROM generate_series(1, 5) AS g;
     UPDATE items SET n = NULL WHERE id = 2;
@@ -54,6 +57,7 @@ def test_every_touched_key_comes_old_and_new(items: Followed) -> None:
     assert items.keys() == [1, 2, 3, 4, 5, 20, None]
 
 
+@here
 def test_what_is_rolled_back_does_not_come(items: Followed) -> None:
     reader = items.reader()
     run_sql(items.url, "BEGIN; INSERT INTO items VALUES (1); ROLLBACK")
@@ -66,6 +70,7 @@ def test_what_is_rolled_back_does_not_come(items: Followed) -> None:
     assert items.keys() == [2, 4]
 
 
+@here
 def test_the_transaction_of_an_entry_is_the_one_that_committed_it(items: Followed) -> None:
     reader = items.reader()
     with psycopg.connect(items.url) as connection:
@@ -77,6 +82,7 @@ def test_the_transaction_of_an_entry_is_the_one_that_committed_it(items: Followe
     assert value(items.url, f"SELECT xid::text FROM {items.hand.log}") == xid[0]
 
 
+@here
 def test_keys_of_every_kind_come_as_they_are_whatever_the_defaults(any_logical: Server, follow: Follow) -> None:
     odd = '("a b" text COLLATE "C", at timestamptz, f double precision, b bytea, i interval, n numeric'
     found = follow(
@@ -104,6 +110,7 @@ def test_keys_of_every_kind_come_as_they_are_whatever_the_defaults(any_logical: 
     assert value(found.url, f"SELECT array({logged})") == value(found.url, f"SELECT array({kept})")
 
 
+@here
 def test_one_slot_follows_several_tables(any_logical: Server, follow: Follow) -> None:
     found = follow(
         any_logical,
@@ -143,6 +150,7 @@ def parted(any_logical: Server, follow: Follow) -> Followed:
     return found
 
 
+@here
 def test_partitions_are_followed_whichever_is_written(parted: Followed) -> None:
     reader = parted.reader()
     run_sql(
@@ -162,6 +170,7 @@ def test_emptying_a_single_partition_is_told(parted: Followed) -> None:
     assert parted.hand.touched() == [(1, 1), (2, 11), (None, None)]
 
 
+@here
 def test_a_partition_that_comes_later_is_followed(parted: Followed) -> None:
     reader = parted.reader()
     run_sql(
@@ -173,6 +182,7 @@ def test_a_partition_that_comes_later_is_followed(parted: Followed) -> None:
     assert parted.hand.touched() == [(5, 25)]
 
 
+@here
 def test_sessions_that_pass_triggers_are_followed(items: Followed) -> None:
     reader = items.reader()
     with replica_role(items.url) as connection:
@@ -181,6 +191,7 @@ def test_sessions_that_pass_triggers_are_followed(items: Followed) -> None:
     assert items.keys() == [1, 2, 3, 4, 5, 20]
 
 
+@here
 def test_what_a_subscription_writes_is_followed(any_logical: Server, items: Followed) -> None:
     source = any_logical.database()
     name = f"sub_{value(source, 'SELECT current_database()')}"
@@ -252,6 +263,7 @@ def test_what_is_delivered_before_it_is_visible_is_taken_when_it_is(items: Follo
     assert items.keys() == []
 
 
+@here
 def test_what_is_delivered_before_it_is_visible_is_lost_when_it_is_taken_at_once(
     items: Followed, any_logical: Server
 ) -> None:
@@ -320,6 +332,7 @@ def waits_for_standby(url: str, query: str) -> bool:
 # -- beginning and ending
 
 
+@here
 def test_a_slot_that_waits_says_for_whom_and_gives_up_leaving_none(any_logical: Server, follow: Follow) -> None:
     items = follow(any_logical, ITEMS, items=NEW_ITEMS)
     with session(any_logical.cluster.url("postgres"), "SELECT pg_current_xact_id()") as older:
@@ -331,6 +344,7 @@ def test_a_slot_that_waits_says_for_whom_and_gives_up_leaving_none(any_logical: 
     assert items.slot("slot_name") is None
 
 
+@here
 def test_a_beginning_that_was_interrupted_goes_on_with_its_slot(items: Followed) -> None:
     insert(items.url, 1)
     before = items.slot("confirmed_flush_lsn")
@@ -340,6 +354,7 @@ def test_a_beginning_that_was_interrupted_goes_on_with_its_slot(items: Followed)
     assert items.keys() == [1]
 
 
+@here
 def test_a_slot_without_its_publication_is_made_anew(items: Followed) -> None:
     run_sql(items.url, f"DROP PUBLICATION {ghost.slot_name(items.blueprint)}")
     with pytest.raises(SlotLost, match="publication"):
@@ -353,6 +368,7 @@ def test_a_slot_without_its_publication_is_made_anew(items: Followed) -> None:
     assert items.keys() == [2]
 
 
+@here
 def test_nothing_is_left_at_the_end_even_of_a_reader_that_nobody_stopped(items: Followed) -> None:
     assert items.left() == (1, 1)
     reader = items.reader()
@@ -395,6 +411,7 @@ def test_entries_that_were_not_written_come_once_more(items: Followed) -> None:
     assert items.keys() == [1, 2, 3]
 
 
+@here
 def test_entries_that_were_confirmed_before_they_were_written_are_lost(
     items: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +431,7 @@ def test_entries_that_were_confirmed_before_they_were_written_are_lost(
     assert 1 not in items.keys()  # noqa: SIM118
 
 
+@here
 def test_a_reader_that_is_stopped_and_begun_again_misses_nothing(items: Followed) -> None:
     items.reader().stop()
     insert(items.url, 1)
@@ -435,6 +453,7 @@ def test_a_server_that_crashes_in_mid_stream_loses_no_entry(items: Followed, any
     assert items.keys() == list(range(21))
 
 
+@here
 def test_a_reader_whose_lease_was_taken_over_writes_no_more(items: Followed) -> None:
     reader = items.reader()
     assert reader._wal is not None
@@ -450,6 +469,7 @@ def test_a_reader_whose_lease_was_taken_over_writes_no_more(items: Followed) -> 
         other.close()
 
 
+@here
 def test_a_slot_that_the_server_dropped_is_said_to_be_lost_and_made_anew(items: Followed) -> None:
     with limited(items.url, "48MB"):
         insert(items.url, 1)
@@ -465,6 +485,7 @@ def test_a_slot_that_the_server_dropped_is_said_to_be_lost_and_made_anew(items: 
     assert items.keys() == [2]
 
 
+@here
 def test_a_slot_that_will_be_lost_is_said_to_be_beforehand_with_the_reason(items: Followed) -> None:
     with limited(items.url, "64MB"), session(items.url, "INSERT INTO items VALUES (1)") as holder:
         pid = holder.info.backend_pid
@@ -493,6 +514,7 @@ class limited:  # noqa: N801  reads as a word in a with statement
         run_sql(self.url, "ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
 
 
+@here
 def test_a_slot_that_keeps_back_too_much_is_given_up(items: Followed) -> None:
     with session(items.url, "INSERT INTO items VALUES (1)"):
         run_sql(items.url, "SELECT pg_switch_wal()")
@@ -505,6 +527,7 @@ def test_a_slot_that_keeps_back_too_much_is_given_up(items: Followed) -> None:
     assert items.left()[0] == 0
 
 
+@here
 @pytest.mark.parametrize("identity", ["FULL", "USING INDEX items_other", "NOTHING"])
 def test_an_identity_that_changes_ends_the_capture_and_frees_the_application(items: Followed, identity: str) -> None:
     run_sql(
@@ -535,6 +558,7 @@ def test_a_barrier_comes_through_while_the_table_is_locked_for_the_swap(items: F
         assert connection.execute(f"SELECT count(*) FROM {items.hand.log}".encode()).fetchone() == (1,)
 
 
+@here
 def test_a_barrier_says_when_the_log_is_behind(items: Followed) -> None:
     reader = items.reader()
     with session(items.url, f"LOCK TABLE {items.hand.log} IN SHARE MODE"):
@@ -544,6 +568,7 @@ def test_a_barrier_says_when_the_log_is_behind(items: Followed) -> None:
     reader.barrier(10)
 
 
+@here
 def test_a_drain_takes_so_many_entries_and_says_whether_more_are_left(items: Followed) -> None:
     items.settle()
     reader = items.reader()
@@ -554,6 +579,7 @@ def test_a_drain_takes_so_many_entries_and_says_whether_more_are_left(items: Fol
     assert items.hand.differences() == []
 
 
+@here
 def test_a_drain_without_a_barrier_leaves_what_is_not_in_the_log_yet(
     items: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +601,7 @@ def test_a_drain_without_a_barrier_leaves_what_is_not_in_the_log_yet(
     assert items.hand.differences() == []
 
 
+@here
 def test_an_emptied_table_begins_the_copy_anew(items: Followed) -> None:
     items.settle()
     insert(items.url, 1)
@@ -611,6 +638,7 @@ def test_a_server_whose_log_is_not_logical_is_refused(any_database: str, assembl
     assert 'wal_level is "replica"' in line
 
 
+@here
 def test_a_table_that_can_be_followed_has_no_problems(items: Followed, parted: Followed) -> None:
     for found in (items, parted):
         assert ghost.problems(found.hand.site, found.blueprint.members) == []
@@ -646,6 +674,7 @@ def test_a_table_whose_rows_the_log_does_not_name_is_refused(
     assert found.left() == (0, 0)
 
 
+@here
 def test_a_walk_by_another_key_than_the_primary_one_is_refused(items: Followed) -> None:
     (member,) = items.blueprint.members
     other = member.forward.key[0].model_copy(update={"name": "n"})
