@@ -48,6 +48,13 @@ select pg_catalog.md5(coalesce(pg_catalog.string_agg(line, e'\\n' order by line)
     union all
     select pg_catalog.concat_ws(' ', 'rule', r.ev_class, r.oid, r.ev_enabled) from pg_catalog.pg_rewrite as r
     where r.ev_class in (select oid from tables)
+    union all
+    -- Views, policies of other tables and functions that follow the table and not its name.
+    select pg_catalog.concat_ws(' ', 'follower', d.classid, d.objid, d.refobjid, d.refobjsubid)
+    from pg_catalog.pg_depend as d
+    where d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid in (select oid from tables)
+        and d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass,
+            'pg_catalog.pg_policy'::regclass)
 ) as lines
 """
 
