@@ -167,7 +167,7 @@ class Change:
             row = self._row(session)
             row.strategy = _strategy(chosen.strategy)
             row.change_type = kind
-            row.total_rows = self._total
+            row.total_rows = self._total or None
             row.performance_metrics = dict(self._metrics)
             for member in shadowed:
                 shadow = session.scalars(
@@ -404,7 +404,9 @@ class Change:
             self._metrics.pop("slowed", None)
         latency = throttle.get("latency") or None
         if latency:
-            self._metrics.setdefault("latency_before", latency)
+            # What it was before anything was copied; later it would be measured against itself.
+            if self._phase in _ORDER[:3] and ("p95" in latency or "told" in latency):
+                self._metrics.setdefault("latency_before", latency)
             self._metrics["latency"] = latency
             worst = dict(self._metrics.get("latency_by_phase") or {})
             told = latency.get("p95", latency.get("told"))

@@ -216,13 +216,15 @@ def _step(
     walks = step.step_type == StepType.DATA_MIGRATION and bool(step.statements)
     lock = Lock(facts["lock"] or "") if facts is not None else step.lock
     held = Duration(facts["duration_class"]) if facts is not None else step.duration
-    sent = step.step_type == StepType.SCHEMA_CHANGE and bool(step.statements)
+    # What stands for the locks that a step takes is nothing that it sends.
+    locks = bool(step.statements) and all(one.verb == "LOCK TABLE" for one in step.statements)
+    sent = step.step_type == StepType.SCHEMA_CHANGE and bool(step.statements) and not (locks and kind.kind != "sql")
     return StepWords(
         number=step.number,
         name=step.name,
         kind=step.kind,
         description=params.description,
-        sql=";\n".join(one.sql for one in step.statements) + (";" if sent and len(step.statements) > 1 else ""),
+        sql=_sent(step, whole=sent) if sent or not locks else "",
         needs=tuple(params.needs),
         does=_does(step, params, kind, written, walks=walks, sent=sent),
         lock=_lock(step, params, kind, lock, held, facts, walks=walks),
@@ -234,6 +236,10 @@ def _step(
         facts=tuple(_facts(facts)) if facts is not None else (),
         notes=tuple(_sentence(note) for note in (facts["notes"] if facts is not None else step.notes)),
     )
+
+
+def _sent(step: StepPrediction, *, whole: bool) -> str:
+    return ";\n".join(one.sql for one in step.statements) + (";" if whole and len(step.statements) > 1 else "")
 
 
 def _does(
@@ -374,6 +380,8 @@ def _undone(step: StepPrediction, params: Any, kind: StepKind) -> str:
         return f"It cannot be: {_sentence(why)}"
     if step.reverse:
         sql = "; ".join(" ".join(one.sql.split()) for one in step.reverse)
+        if kind.kind != "sql" and all(one.verb == "LOCK TABLE" for one in step.reverse):
+            return "By itself, with all that was written since; the locks for it are tried in short slices."
         lock = max((one.lock for one in step.reverse), key=lambda one: one.rank)
         blocks = f" ({lock.value})" if lock.rank >= Lock.SHARE.rank else ""
         return f"`{sql}`{blocks}."
