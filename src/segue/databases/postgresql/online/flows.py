@@ -178,6 +178,17 @@ def _assigned(expression: str, value: Value | None, source: Definition, into: Co
     return f"({fitted})::{into.type}"
 
 
+# The server's own functions are not among what an expression depends on; those are known by their names.
+_VOLATILE = """
+select p.oid::regproc::text
+from pg_catalog.pg_constraint as c
+join pg_catalog.pg_depend as d on d.classid = 'pg_catalog.pg_constraint'::regclass and d.objid = c.oid
+join pg_catalog.pg_proc as p on d.refclassid = 'pg_catalog.pg_proc'::regclass and p.oid = d.refobjid
+where c.conrelid = pg_catalog.to_regclass(%s) and c.conname = 'segue_value' and p.provolatile = 'v'
+limit 1
+"""
+
+
 def _normal(connection: Connection, table: Place, expression: str, what: str) -> str:
     """Return an expression over a table's columns as the server writes it, every name with its schema."""
     head, tail = "(num_nonnulls(", ") = 1)"
@@ -192,6 +203,7 @@ def _normal(connection: Connection, table: Place, expression: str, what: str) ->
                     "where c.conrelid = pg_catalog.to_regclass(%s) and c.conname = 'segue_value'",
                     [str(table)],
                 ).fetchone()
+            volatile = connection.execute(_VOLATILE.encode(), [str(table)]).fetchone()
     except psycopg.Error as error:
         if connection.closed:
             raise
@@ -200,6 +212,11 @@ def _normal(connection: Connection, table: Place, expression: str, what: str) ->
             details=[expression],
             hint=error.diag.message_hint or "correct the expression and run again",
         ) from error
+    if volatile is not None:
+        raise StepFailed(
+            f"{what}: {volatile[0]}() may give another value each time, and no row could be compared with its copy",
+            hint="declare the function STABLE or IMMUTABLE if it depends on its arguments alone",
+        )
     text = str(row[0]) if row else ""
     if not (text.startswith(head) and text.endswith(tail)):
         raise StepFailed(f"{what}: the expression cannot be read: {text}")
