@@ -18,6 +18,7 @@ from segue.services import environments, executions, plans, watching
 from segue.services.environments import Wanted
 from segue.settings import Settings
 from segue.store import Store, open_store
+from segue.store.tables.executions import ExecutionRow
 from segue.store.tables.ledger import LedgerRow
 
 
@@ -79,6 +80,12 @@ class Shops:
         """Return an execution as `segue status` would."""
         with self.store.session() as session:
             return watching.describe(session, watching.find(session, execution))
+
+    def on(self, name: str) -> dict[str, Any]:
+        """Return the only execution there is on an environment, as `segue status` would."""
+        with self.store.session() as session:
+            here = environments.get(session, name).id
+            return watching.describe(session, session.query(ExecutionRow).filter_by(environment_id=here).one())
 
     def said(self, execution: str | None = None) -> list[str]:
         """Return the actions of an execution's log."""

@@ -7,7 +7,6 @@ import os
 import secrets
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_crash import came_up, kept, places
 from psycopg import sql
 
 from segue import settings
@@ -23,8 +23,10 @@ from segue.embedded import Cluster
 from segue.errors import TargetUnreachable
 from segue.model.probe import Probe
 from segue.model.vocabulary import EnvironmentType
-from segue.services import environments
+from segue.services import environments, watching
 from segue.store import open_store
+from segue.store.tables.environments import EnvironmentRow
+from segue.store.tables.executions import ExecutionRow
 
 DRIVER = Path(__file__).with_name("driver.py")
 
@@ -191,21 +193,11 @@ def matrix(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     found.close()
 
 
-def places(points: list[str]) -> list[tuple[str, int]]:
-    """Return where to kill: every point, of those that come in numbers the first two and the last."""
-    counted = Counter(points)
-    return [
-        (name, occurrence)
-        for name, count in counted.items()
-        for occurrence in range(1, count + 1)
-        if not name.startswith(("chunk-", "batch-", "job-written")) or occurrence in (1, 2, count)
-    ]
-
-
 def status(matrix: Matrix, name: str) -> dict[str, Any]:
-    answer = matrix.ask(["status", "--all", "--json"])
-    (found,) = [item for item in json.loads(answer["output"])["executions"] if item["environment"] == name]
-    return dict(found)
+    """Return the only execution there is on a target, as `segue status` would."""
+    with matrix.store.session() as session:
+        here = session.query(EnvironmentRow.id).filter_by(name=name).scalar()
+        return watching.describe(session, session.query(ExecutionRow).filter_by(environment_id=here).one())
 
 
 @pytest.mark.timeout(600)
@@ -218,8 +210,8 @@ def test_forward_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> 
     assert dict(expected["chunks"]) == {"forward": 3000}
     for point, occurrence in places(answer["points"]):
         name = matrix.target()
-        killed = matrix.ask(["run", "everything", "--env", name], point, occurrence)
-        assert killed["status"] == -9, (point, occurrence, killed)
+        if not came_up(matrix.ask(["run", "everything", "--env", name], point, occurrence), (point, occurrence)):
+            continue
         again = matrix.ask(["run", "everything", "--env", name])
         assert again["status"] == 0, (point, occurrence, again["output"])
         assert matrix.state(name) == expected, (point, occurrence)
@@ -230,23 +222,22 @@ def test_forward_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> 
 
 @pytest.mark.timeout(600)
 def test_rollback_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> None:
-    unharmed = matrix.target()
-    assert matrix.ask(["run", str(matrix.plan), "--env", unharmed])["status"] == 0
-    identity = status(matrix, unharmed)["execution"]
-    answer = matrix.ask(["rollback", identity])
-    assert answer["status"] == 0, answer["output"]
-    expected = matrix.state(unharmed)
-    assert expected["counter"] == (0,)
-    for point, occurrence in places(answer["points"]):
-        name = matrix.target()
-        assert matrix.ask(["run", "everything", "--env", name])["status"] == 0
-        identity = status(matrix, name)["execution"]
-        killed = matrix.ask(["rollback", identity], point, occurrence)
-        assert killed["status"] == -9, (point, occurrence, killed)
-        again = matrix.ask(["rollback", identity])
-        assert again["status"] == 0, (point, occurrence, again["output"])
-        assert matrix.state(name) == expected, (point, occurrence)
-        assert status(matrix, name)["status"] == "rolled-back", (point, occurrence)
+    name = matrix.target()
+    assert matrix.ask(["run", str(matrix.plan), "--env", name])["status"] == 0
+    identity = status(matrix, name)["execution"]
+    with kept(matrix.server.url(name), matrix.settings.store or "") as as_it_was:
+        answer = matrix.ask(["rollback", identity])
+        assert answer["status"] == 0, answer["output"]
+        expected = matrix.state(name)
+        assert expected["counter"] == (0,)
+        for point, occurrence in places(answer["points"]):
+            as_it_was()
+            if not came_up(matrix.ask(["rollback", identity], point, occurrence), (point, occurrence)):
+                continue
+            again = matrix.ask(["rollback", identity])
+            assert again["status"] == 0, (point, occurrence, again["output"])
+            assert matrix.state(name) == expected, (point, occurrence)
+            assert status(matrix, name)["status"] == "rolled-back", (point, occurrence)
 
 
 @pytest.mark.timeout(300)
@@ -257,7 +248,8 @@ def test_killed_run_can_be_rolled_back_from_each_effect(matrix: Matrix) -> None:
         before = schema_state.read(connection, "public")
     for point, occurrence in places([p for p in answer["points"] if p.startswith(("effect-", "chunk-", "mark-"))]):
         name = matrix.target()
-        assert matrix.ask(["run", "everything", "--env", name], point, occurrence)["status"] == -9
+        if not came_up(matrix.ask(["run", "everything", "--env", name], point, occurrence), (point, occurrence)):
+            continue
         identity = status(matrix, name)["execution"]
         again = matrix.ask(["rollback", identity])
         assert again["status"] == 0, (point, occurrence, again["output"])

@@ -82,9 +82,7 @@ class Scripts:
         return self.ask("run", str(self.plan), "--env", name, kill=kill)
 
     def back(self, name: str, kill: tuple[str, int] | None = None) -> dict[str, Any]:
-        answer = json.loads(self.ask("status", "--all", "--json")["output"])
-        identity = next(item["execution"] for item in answer["executions"] if item["environment"] == name)
-        return self.ask("rollback", identity, kill=kill)
+        return self.ask("rollback", self.shops.on(name)["execution"], kill=kill)
 
     def state(self, name: str) -> tuple[Any, ...]:
         """Return what must be the same however often a run was killed."""

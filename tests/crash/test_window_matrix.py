@@ -78,8 +78,7 @@ class Windows:
         return self.ask("run", "window", "--env", name, kill=kill)
 
     def execution(self, name: str) -> dict[str, Any]:
-        answer = json.loads(self.ask("status", "--all", "--json")["output"])
-        return next(item for item in answer["executions"] if item["environment"] == name)
+        return self.shops.on(name)
 
     def written(self, name: str) -> bool:
         """Write as the application does; return whether that was let through."""
