@@ -403,6 +403,7 @@ class PostgresChange:
                     if moved:
                         note(f'{moved:,} rows of {member.table} do not fit "{index.name}"')
                 self._build(member, index)
+            self._orphans(member, note)
             self._tick(f"indexed {name}")
         if f"dressed {name}" not in self._done:
             self._dress(member, patience, note)
@@ -426,6 +427,15 @@ class PostgresChange:
                 return False
             rest(clock.ticks() - began)
         return not self._drain(member, None, compare=False, direction=FORWARD).emptied
+
+    def _orphans(self, member: Member, note: Callable[[str], None]) -> None:
+        """Take rows out of the shadow that a foreign key of the new definition would refuse."""
+        for added in member.dependents.get("foreign_keys_added", ()):
+            reference = conflicts.reference(member, added)
+            with self._builder() as session:
+                moved = conflicts.orphans(self._site, self.blueprint.id, member, reference, connection=session)
+            if moved:
+                note(f'{moved:,} rows of {member.table} do not fit "{reference.name}"')
 
     def _dress(self, member: Member, patience: Patience, note: Callable[[str], None]) -> None:
         """Give a shadow everything that the table has, as far as nobody notices, and the triggers for the way back."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from segue.databases.postgresql import parse
+from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.drain import telling
 from segue.databases.postgresql.online.refusing import MOST_CONFLICTS, Sieve, too_many
 from segue.databases.postgresql.online.wording import Listing, Wording, comma
@@ -16,11 +17,11 @@ from segue.model.online import Conflict
 from segue.ports import BACKWARD, FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import psycopg
 
-    from segue.databases.postgresql.online.blueprint import Blueprint, Flow, Index, Member, Place
+    from segue.databases.postgresql.online.blueprint import Blueprint, Flow, Index, Member
     from segue.databases.postgresql.online.site import Site
 
     Connection = psycopg.Connection[tuple[Any, ...]]
@@ -133,6 +134,18 @@ def duplicates(
 
     message = f'could not create unique index "{index.name}": another row has the same key'
     return _move(site, member, change_id, find, "segue_place > 1", ("23505", message, index.name), connection)
+
+
+def reference(member: Member, added: Mapping[str, Any]) -> Reference:
+    """Return a foreign key that a change adds, from its name and definition."""
+    text = f"ALTER TABLE {member.table} ADD CONSTRAINT segue_key {added['definition']}"
+    key = getattr(parse.node(text).alter_table_stmt.cmds[0].alter_table_cmd, "def").constraint
+    return Reference(
+        added["name"],
+        tuple(part.string.sval for part in key.fk_attrs),
+        Place(schema_name=key.pktable.schemaname, name=key.pktable.relname),
+        tuple(part.string.sval for part in key.pk_attrs),
+    )
 
 
 def orphans(
