@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_online import rows, run_sql, site_of
+from fix_online import PATIENCE, rows, run_sql, site_of
 from fix_targets import Open
 
 from segue.databases.postgresql.online import reading, shadow, writing
@@ -414,6 +414,23 @@ def test_key_is_one_that_survives(database: str, open_target: Open) -> None:
     with pytest.raises(StepFailed, match="no key of t survives") as caught:
         draw(site, TableChange("t", ("DROP id, DROP code, ALTER a TYPE int USING a + 1",)))
     assert len(caught.value.details) == 3
+
+
+def test_index_that_served_the_change_alone_goes_with_it(database: str, open_target: Open) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, u int NOT NULL)")
+    site = site_of(open_target(database))
+    members = draw(site, TableChange("t", ("DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (u)",)))
+    make(site, members)
+    finish(site, members[0])
+    run_sql(
+        database, "ALTER TABLE t SET SCHEMA segue_abcdefgh_old", "ALTER TABLE segue_abcdefgh_new.t SET SCHEMA public"
+    )
+    query = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'public.t'::regclass ORDER BY 1"
+    assert rows(database, query) == [("segue_abcdefgh_key_1",), ("t_pkey",)]
+    blueprint = Blueprint(id="abcdefgh", strategy="shadow-table", members=members)
+    for _ in range(2):
+        shadow.remove_extras(site, blueprint, PATIENCE, print)
+    assert rows(database, query) == [("t_pkey",)]
 
 
 def test_foreign_keys_are_taken_out_of_the_clone(database: str, open_target: Open) -> None:

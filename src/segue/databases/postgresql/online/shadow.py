@@ -15,12 +15,13 @@ from segue.errors import StepFailed
 from segue.model.quantities import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from segue.databases.postgresql.online.blueprint import Blueprint
     from segue.databases.postgresql.online.reading import Definition
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec
+    from segue.ports import Patience
 
 
 #: Bytes of a table of which it is said that it will be there twice.
@@ -299,3 +300,25 @@ def build_index(connection: Connection, member: Member, index: Index) -> None:
         for statement in writing.build(index, at):
             connection.execute(statement.encode())
     journal.point("online-built")
+
+
+def remove_extras(site: Site, blueprint: Blueprint, patience: Patience, note: Callable[[str], None]) -> None:
+    """Drop from the new tables, once they are in their places, the indexes that served the change alone."""
+    for member in blueprint.members:
+        for index in member.indexes:
+            if index.extra:
+                _drop_extra(site, str(member.table), member.table.schema_name, index.name, patience, note)
+
+
+def _drop_extra(
+    site: Site, table: str, schema: str, name: str, patience: Patience, note: Callable[[str], None]
+) -> None:
+    index = Place(schema_name=schema, name=name)
+    if not _exists(site.look, index):
+        return
+
+    def drop(connection: Connection, until: float) -> None:
+        connection.execute(f"drop index if exists {index}".encode())
+
+    site.in_slices([(table, "ACCESS EXCLUSIVE")], patience, note, drop)
+    journal.point("online-extra-dropped")
