@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from segue.engine.record import Record
     from segue.ports import Batch, ChunkedWork
-    from segue.store import Store
 
 WRITE_SECONDS = 1.0
 
@@ -35,7 +34,6 @@ class Job:
 
     def __init__(
         self,
-        store: Store,
         record: Record,
         work: ChunkedWork,
         *,
@@ -49,7 +47,6 @@ class Job:
 
         from segue.store.ids import new_id
 
-        self._store = store
         self._record = record
         self._step = step
         self._changed: dict[int, Batch] = {}
@@ -65,7 +62,9 @@ class Job:
         self._rows = sum(batch.rows for batch in known)
         self._count = sum(batch.state == "done" for batch in known)
         self._time = sum(batch.milliseconds for batch in known if batch.state == "done")
-        with store.session() as session:
+
+        # A store that is away is no failure of the step, and no reason to reach the target anew: it is waited for.
+        def write(session: Session, again: bool) -> None:
             record.guard(session)
             job = session.scalars(select(JobRow).where(JobRow.job_name == name)).one_or_none()
             if job is None:
@@ -102,6 +101,8 @@ class Job:
             self._id = job.id
             self._started_at = job.started_at
             self._changed = {batch.number: batch for batch in self._agree(session, known)}
+
+        record.written(write)
         journal.point("job-opened")
         if self._changed:
             self._flush()
@@ -168,11 +169,13 @@ class Job:
             self._close(JobStatus.FAILED)
 
     def _close(self, status: JobStatus, **columns: Any) -> None:
-        with self._store.session() as session:
+        def write(session: Session, again: bool) -> None:
             self._record.guard(session)
             job = session.get(JobRow, self._id)
             if job is not None and job.status != status:
                 advance(session, job, status, actor=self._record.actor, **columns)
+
+        self._record.written(write)
         journal.point(f"job-{status}")
 
     def _row(self, batch: Batch, now: datetime) -> dict[str, Any]:
@@ -210,7 +213,8 @@ class Job:
         known = percent is not None or self._keys < self._total
         share = percent if percent is not None else min(99.9, 100.0 * self._keys / max(self._total, self._keys, 1))
         completion = now + timedelta(seconds=left / rate) if rate and known else None
-        with self._store.session() as session:
+
+        def write(session: Session, again: bool) -> None:
             self._record.guard(session)
             if changed:
                 follow(session, BatchRow, ("job_id", "batch_number"), [self._row(batch, now) for batch in changed])
@@ -227,6 +231,8 @@ class Job:
                     estimated_completion=completion,
                 )
             )
+
+        self._record.written(write)
         journal.point("job-written")
         self._record.tell(
             "progress",
