@@ -15,7 +15,7 @@ from sqlalchemy import select
 from segue import clock
 from segue.engine.events import nobody
 from segue.errors import Blocked, InvalidInput, SegueError, UsageError
-from segue.services import changes, executions, plans, tuning, watching
+from segue.services import changes, executions, explanations, plans, tuning, watching
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
 from segue.services.plans import Checked
@@ -145,6 +145,13 @@ def test_a_dry_run_prints_a_plan_file_and_stores_nothing(segue: Segue, shop: Sho
     assert checked.digest == asked(shop, "orders", WIDEN, fields={"workers": 2}).digest
     with shop.store.session() as session:
         assert plans.listed(session) == []
+
+
+def test_a_change_is_explained_by_what_it_does_and_not_by_its_locks(shop: Shops) -> None:
+    (step,) = explanations.explain(asked(shop, "orders", WIDEN), shop.parts).steps
+    assert step.sql == ""
+    assert f"table `orders`, alter `{WIDEN}`" in step.does
+    assert step.undone.startswith("By itself, with all that was written since")
 
 
 # -- running
