@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -131,10 +132,10 @@ def test_without_leaving_out_what_is_in_the_log_each_write_would_be_a_difference
     one = verifying.Comparer(items.site, verifier(items)._phrases)
     everything = verifying.Range(None, None)
     with one.connection.transaction():
-        logged, out, snapshot = one._begin()
-        assert (logged, out) == (1 + 1, True)
-        assert not one._sums(everything, False, logged, snapshot).same
-        seen = one._sums(everything, True, logged, snapshot)
+        standing = one._begin()
+        assert standing.logged == 2
+        assert not one._sums(everything, replace(standing, logged=0)).same
+        seen = one._sums(everything, standing)
     assert (seen.same, seen.skipped, seen.rows_old, seen.rows_new) == (True, 2, 299, 299)
     one.close()
 

@@ -119,6 +119,15 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a snapshot has to leave out: entries of the log, counted up to `LOGGED`, and rows that are refused."""
+
+    logged: int
+    refused: bool
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sums:
     """What one snapshot sees of a range on both sides, without the keys that are in the log."""
 
@@ -127,8 +136,7 @@ class Sums:
     digest_old: int
     rows_new: int
     digest_new: int
-    snapshot: str
-    logged: int
+    standing: Standing
 
     @property
     def same(self) -> bool:
@@ -187,11 +195,10 @@ class Phrases:
             self._of_change(), self.wording.key_text()
         )
         self._left_out = {
-            "source": self._rendered(
-                connection, sql.SQL(" and ").join([not_logged.format(comma(self.wording.key()), logged), refused])
-            ),
+            "source": self._rendered(connection, not_logged.format(comma(self.wording.key()), logged)),
             "into": self._rendered(connection, not_logged.format(comma(self.wording.into_key()), there)),
         }
+        self._not_refused = self._rendered(connection, refused)
         self._hash = {
             side: self._rendered(connection, digest.row_hash(self.columns, side)) for side in ("source", "into")
         }
@@ -286,25 +293,29 @@ class Phrases:
             "exists (select from segue.conflict where {whose}), pg_catalog.pg_current_snapshot()::text"
         ).format(log=self.log.sql, most=sql.SQL(str(LOGGED)), whose=self._of_change())
 
-    def where(self, side: str, of: Range, *, out: bool) -> sql.Composable:
-        """Return the condition of the rows that are compared; `out`: without those in the log."""
-        inside = self.range(side, of)
-        return sql.SQL("{} and {}").format(inside, self._left_out[side]) if out else inside
+    def where(self, side: str, of: Range, standing: Standing) -> sql.Composable:
+        """Return the condition of the rows that are compared: those in the log are not, nor those that are refused."""
+        parts = [self.range(side, of)]
+        if standing.logged:
+            parts.append(self._left_out[side])
+        if standing.refused and side != "into":
+            parts.append(self._not_refused)
+        return sql.SQL(" and ").join(parts)
 
-    def sums(self, of: Range, *, out: bool) -> sql.Composed:
+    def sums(self, of: Range, standing: Standing) -> sql.Composed:
         """Return the query of both sides' digests of a range."""
         skipped: sql.Composable = sql.SQL("0")
-        if out:
+        if standing.logged:
             skipped = sql.SQL("(select count(*) from (select distinct {} from {} where {}) as segue_skipped)").format(
                 self.names, self._touched, self.range("log", of)
             )
         sides = [
-            sql.SQL("({})").format(digest.total(self._hash[side], self.table(side), self.where(side, of, out=out)))
+            sql.SQL("({})").format(digest.total(self._hash[side], self.table(side), self.where(side, of, standing)))
             for side in ("source", "into")
         ]
         return sql.SQL("select {}, o.*, n.* from {} as o, {} as n").format(skipped, *sides)
 
-    def rows(self, side: str, of: Range, *, out: bool) -> sql.Composed:
+    def rows(self, side: str, of: Range, standing: Standing) -> sql.Composed:
         """Return the query of a range's rows: the key as the other side has it, as the source has it, the hashes."""
         there = self.wording.into_key() if side == "into" else self.wording.cast_key(self.wording.key())
         return sql.SQL("select array[{}], {}, {} from {} where {}").format(
@@ -312,7 +323,7 @@ class Phrases:
             self.key_text(side),
             digest.hashes(self.columns, side),
             self.table(side),
-            self.where(side, of, out=out),
+            self.where(side, of, standing),
         )
 
 
@@ -343,11 +354,10 @@ class Comparer:
     def sums(self, of: Range) -> Sums:
         """Reduce both sides of a range as one snapshot sees them. Raises SourceEmptied when the log says so."""
         with self.connection.transaction():
-            logged, out, snapshot = self._begin()
-            return self._sums(of, out, logged, snapshot)
+            return self._sums(of, self._begin())
 
-    def _begin(self) -> tuple[int, bool, str]:
-        """Take the snapshot; return how long the log is, whether anything is left out, and what the snapshot is."""
+    def _begin(self) -> Standing:
+        """Take the snapshot, and see what it has to leave out."""
         phrases = self.phrases
         # Before the snapshot: a table that is emptied between the two would look as if it had been so all along.
         self.connection.execute(
@@ -361,30 +371,30 @@ class Comparer:
         late = 0 if self._late is None else self._late(self.connection, LATE, phrases.names, snapshot)
         if late is None:
             raise SourceEmptied
-        return logged, logged > 0 or refused or late > 0, snapshot
+        return Standing(logged + late, refused, snapshot)
 
-    def _sums(self, of: Range, out: bool, logged: int, snapshot: str) -> Sums:
-        skipped, rows_old, digest_old, rows_new, digest_new = _one(self.connection, self.phrases.sums(of, out=out))
-        return Sums(skipped, rows_old, int(digest_old), rows_new, int(digest_new), snapshot, logged)
+    def _sums(self, of: Range, standing: Standing) -> Sums:
+        skipped, rows_old, digest_old, rows_new, digest_new = _one(self.connection, self.phrases.sums(of, standing))
+        return Sums(skipped, rows_old, int(digest_old), rows_new, int(digest_new), standing)
 
     # -- down to the row
 
     def differences(self, of: Range) -> list[Difference]:
         """Return the rows of a range that differ, as one snapshot sees them; a few more than are bearable at most."""
         with self.connection.transaction():
-            logged, out, snapshot = self._begin()
+            standing = self._begin()
             found: list[Difference] = []
             todo = [of]
             while todo and len(found) <= MOST_DIFFERING:
                 part = todo.pop()
-                sums = self._sums(part, out, logged, snapshot)
+                sums = self._sums(part, standing)
                 if sums.same:
                     continue
                 pieces = list(self._pieces(part, sums))
                 if len(pieces) > 1:
                     todo += reversed(pieces)
                 else:
-                    found += self._rows(part, out)
+                    found += self._rows(part, standing)
             return found
 
     def _pieces(self, of: Range, sums: Sums) -> Iterator[Range]:
@@ -401,11 +411,11 @@ class Comparer:
             after = until
         yield Range(after, of.until)
 
-    def _rows(self, of: Range, out: bool) -> list[Difference]:
+    def _rows(self, of: Range, standing: Standing) -> list[Difference]:
         sides = []
         for side in ("source", "into"):
             rows: dict[Key, list[tuple[Key, list[int]]]] = defaultdict(list)
-            for there, key, hashes in self.connection.execute(self.phrases.rows(side, of, out=out)):
+            for there, key, hashes in self.connection.execute(self.phrases.rows(side, of, standing)):
                 rows[tuple(there)].append((tuple(key), hashes))
             sides.append(rows)
         mine, theirs = sides
@@ -677,7 +687,7 @@ class Verifier:
                 return
         self._size.took(sums.rows_old, took)
         self._try(comparer, partial(self._record, comparer, of, sums, len(repaired), took))
-        if sums.logged >= LOGGED:
+        if sums.standing.logged >= LOGGED:
             self._settled()
 
     def _try(self, comparer: Comparer, act: Callable[[], T]) -> T | None:
@@ -762,7 +772,7 @@ class Verifier:
                     "digest_new": sums.digest_new,
                     "skipped": sums.skipped,
                     "repaired": repaired,
-                    "snapshot": sums.snapshot,
+                    "snapshot": sums.standing.snapshot,
                     "milliseconds": round(took * 1000),
                 },
             )
