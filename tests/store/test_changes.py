@@ -159,6 +159,8 @@ def test_a_copy_says_its_rows_and_why_it_is_slow(store: Store, begun: Callable[.
     assert (row.phase, row.rows_copied, row.total_rows, row.progress_percent) == ("copying-data", 2000, 4000, 31.0)
     assert row.throttling["reason"] == "replica 80 MB behind"
     assert row.performance_metrics["slowed"] == "replica 80 MB behind"
+    change.phase(Phase.DRAINING)
+    assert "slowed" not in stored(store).performance_metrics
 
 
 def test_a_shadow_follows_whether_it_equals_its_original(store: Store, begun: Callable[..., Change]) -> None:

@@ -272,7 +272,8 @@ def conflicts(
             output.data(f"{at if line == 0 else '':>{width}}  {words}")
     if total > len(rows):
         output.say(f"{total - len(rows)} more; --limit shows them")
-    output.say(f"{total} row{'s do' if total != 1 else ' does'} not fit; the swap waits")
+    waits = "; the swap waits" if content["phase"] in _changes.AT_WORK else ""
+    output.say(f"{total} row{'s do' if total != 1 else ' does'} not fit{waits}")
     return ExitCode.FINDINGS
 
 

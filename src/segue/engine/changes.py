@@ -225,6 +225,8 @@ class Change:
                 return
             for step in _path(ONLINE_CHANGE.word(row.phase), phase):
                 columns = self._columns()
+                # It was said of the phase that is over.
+                columns["performance_metrics"].pop("slowed", None)
                 columns["estimated_completion"] = None
                 if step in _OVER:
                     columns["completed_at"] = clock.now()
@@ -244,6 +246,7 @@ class Change:
 
         self._record.written(write)
         self._phase = phase
+        self._metrics.pop("slowed", None)
         self._written = clock.ticks()
         journal.point(f"change-{phase}")
         words = "changing it in place" if self._native and phase is OnlineChangePhase.SWAPPING else doing(phase)
