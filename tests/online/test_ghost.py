@@ -32,6 +32,13 @@ WRITES = """
 """
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a reader look after its slot often, and nobody wait long for a session that nobody ends."""
+    monkeypatch.setattr(ghost, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(slots, "STALE_SECONDS", 0.1)
+
+
 @pytest.fixture
 def items(any_logical: Server, follow: Follow) -> Followed:
     """Give a table `items` that is followed, empty."""

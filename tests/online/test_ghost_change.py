@@ -80,9 +80,27 @@ def test_a_change_without_triggers_is_killed_swapped_and_taken_back_under_traffi
         process = segue.start("change", "start", "items", WIDEN, *GHOST, "--postpone-cutover")
         segue("change", "cutover").expect(0)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
+        assert process.returncode == 0, (out, err)
         assert json.loads(out)["steps"][0]["change"]["strategy"] == "ghost"
         assert (kind(url), left(url)) == ("bigint", (0, 0))
         segue("rollback", "--yes").expect(0)
         assert kind(url) == "integer"
+    check(writers, url)
+
+
+@pytest.mark.slow
+def test_a_change_whose_slot_is_lost_begins_its_copy_anew(segue: Segue, shops: Shops, logical_server: Server) -> None:
+    url = logical_server.database()
+    run_sql(url, ITEMS)
+    shops.open("shop", url)
+    with writing(url, seed=5) as writers:
+        process = segue.start("change", "start", "items", WIDEN, *GHOST, "--postpone-cutover")
+        until(lambda: waiting(shops) or process.poll() is not None, 60)
+        slots = "FROM pg_replication_slots WHERE slot_name LIKE 'segue%'"
+        run_sql(url, f"SELECT pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) {slots}")
+        until(lambda: value(url, "SELECT round FROM segue.change") == 2 and left(url) == (1, 1) and waiting(shops), 60)
+        segue("change", "cutover").expect(0)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+        assert (kind(url), left(url)) == ("bigint", (0, 0))
     check(writers, url)

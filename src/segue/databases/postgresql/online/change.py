@@ -148,6 +148,10 @@ class PostgresChange:
         with self._site.transaction() as connection:
             self._keep(connection, done=self._done)
 
+    def _lasting(self) -> dict[str, Any]:
+        """Return what stays done when the copy begins anew: what was made on the shadows beside their rows."""
+        return {what: True for what in self._done if what.startswith(("built ", "dressed "))}
+
     @property
     def blueprint(self) -> Blueprint:
         """Return the change as it was drawn up."""
@@ -300,8 +304,8 @@ class PostgresChange:
     def copied(self) -> None:
         """Record that everything is copied."""
         with self._telling():
-            self._advance(Phase.DRAINING, done={})
-            self._done = {}
+            self._done = self._lasting()
+            self._advance(Phase.DRAINING, done=self._done)
 
     def restart(self, patience: Patience, note: Callable[[str], None], *, lost: bool = False) -> None:
         """Empty the shadows and the logs, and begin the copy anew."""
@@ -322,9 +326,10 @@ class PostgresChange:
                             drawn.log(member, FORWARD).sql, sql.Identifier("segue_k1")
                         )
                     )
-                self._keep(connection, phase=phase.value, round=self._round + 1, done={})
+                done = self._lasting()
+                self._keep(connection, phase=phase.value, round=self._round + 1, done=done)
             self._round += 1
-            self._done = {}
+            self._done = done
             self._phase = phase
             journal.point("online-restarted")
             if lost:
@@ -372,8 +377,8 @@ class PostgresChange:
                 self._pace = pace
                 if not self._settle(member, patience, note, boundary, rest):
                     return
-            self._advance(Phase.VERIFYING, done={})
-            self._done = {}
+            self._done = self._lasting()
+            self._advance(Phase.VERIFYING, done=self._done)
 
     def _settle(
         self,
