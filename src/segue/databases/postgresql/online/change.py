@@ -742,6 +742,7 @@ class PostgresChange:
         with self._telling():
             self._end_sessions()
             swap.remove(self._site, self.blueprint, patience, note, direction=FORWARD)
+            shadow.remove_extras(self._site, self.blueprint, patience, note)
             with self._site.transaction() as connection:
                 self._keep(connection, phase=Phase.COMPLETED.value, ended_at=clock.now())
             self._phase = Phase.COMPLETED
