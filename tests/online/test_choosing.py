@@ -64,7 +64,8 @@ def test_online_forms_do_what_the_alter_says_and_lead_back(table: str, open_targ
     target = open_target(table)
     site = site_of(target)
     before = reading.read(site.look, '"T.x"')
-    strategy, reasons, statements, back = choosing.choose(site, ChangeSpec((TableChange('"T.x"', (alter,)),)))
+    spec = ChangeSpec((TableChange('"T.x"', (alter,)),), reversible=False)
+    strategy, reasons, statements, back = choosing.choose(site, spec)
     assert (strategy, len(statements)) == ("native-online", ONLINE[alter])
     for number, text in enumerate(statements):
         apply(target, text, step=f"do-{number}")
@@ -75,6 +76,16 @@ def test_online_forms_do_what_the_alter_says_and_lead_back(table: str, open_targ
         apply(target, text, step=f"back-{number}")
     if not any("cannot be taken back" in reason for reason in reasons):
         assert reading.read(site.look, '"T.x"').fingerprint() == before.fingerprint()
+
+
+def test_what_could_not_be_taken_back_gets_a_shadow_unless_it_is_asked_for(table: str, open_target: Open) -> None:
+    site = site_of(open_target(table))
+    change = (TableChange('"T.x"', ("DROP COLUMN a",)),)
+    strategy, reasons, statements, _ = choosing.choose(site, ChangeSpec(change))
+    assert (strategy, statements) == ("shadow-table", [])
+    assert reasons == ["DROP a takes a moment, but could not be taken back"]
+    assert choosing.choose(site, ChangeSpec(change, strategy="native-online"))[0] == "native-online"
+    assert choosing.choose(site, ChangeSpec(change, reversible=False))[0] == "native-online"
 
 
 @pytest.mark.parametrize("alter", SHADOWED)

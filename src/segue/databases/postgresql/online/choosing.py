@@ -49,6 +49,9 @@ def choose(site: Site, spec: ChangeSpec) -> tuple[str, list[str], list[str], lis
         statements += found.statements
         back[0:0] = found.back
         lost += found.lost
+    if lost and spec.reversible and spec.strategy != NATIVE:
+        # It would take a moment, and what it drops would be gone for good: a shadow keeps it until the retention ends.
+        reasons += [f"{what} takes a moment, but could not be taken back" for what in lost]
     if not reasons and statements:
         for change in spec.tables:
             drawing.rehearse(site.work, change)
