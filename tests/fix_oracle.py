@@ -422,14 +422,12 @@ class Writer:
     def merge(self) -> None:
         """Write to a row, or insert it, by MERGE, which says nothing of what it did."""
         number = self.pick()
-        names = ", ".join(self.shape.columns)
-        kinds = [kind.partition(" ")[0] for kind in KEYS[self.shape.key][0]]
-        given = ", ".join(f"%s::{kind} AS {name}" for name, kind in zip(self.shape.keys, kinds, strict=True))
-        same = " AND ".join(f"t.{name} = s.{name}" for name in self.shape.keys)
+        key = self.shape.key_of(number)
+        same = " AND ".join(f"t.{name} = %s" for name in self.shape.keys)
         query = (
-            f"MERGE INTO {{table}} AS t USING (SELECT {given}) AS s ON {same} WHEN MATCHED THEN UPDATE SET n = 7 "
-            f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES "
-            f"({', '.join(f's.{name}' for name in self.shape.keys)}, NULL, 7, 'merged', NULL, NULL)"
+            f"MERGE INTO {{table}} AS t USING (SELECT 1) AS s ON {same} WHEN MATCHED THEN UPDATE SET n = 7 "
+            f"WHEN NOT MATCHED THEN INSERT ({', '.join(self.shape.columns)}) VALUES "
+            f"({', '.join('%s' for _ in key)}, NULL, 7, 'merged', NULL, NULL)"
         )
-        self.connection.execute(sql.SQL(query).format(**self._parts), self.shape.key_of(number))
+        self.connection.execute(sql.SQL(query).format(**self._parts), [*key, *key])
         self.put(number, self.run("SELECT {row} FROM {table} WHERE {key} = {values}", *self.shape.key_of(number)))

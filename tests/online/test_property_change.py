@@ -41,7 +41,7 @@ COLUMNS = (
     Column("text[]", ("{}", '{a,NULL,"NULL",""}', "[0:1]={a,b}", None), "ALTER v TYPE varchar(20)[]"),
     Column("char(5)", ("a", "abcde", None), "ALTER v TYPE char(8)", str.rstrip),
     Column("interval", ("1 day", "24:00:00", None), "ALTER v TYPE text"),
-    Column("boolean", ("true", "false", None), "ALTER v TYPE int USING v::int", lambda t: t in ("1", "true"), "v = 1"),
+    Column("int", ("1", "-5", None), "ALTER v TYPE text USING v::text || ''", back="v::int"),
 )
 #: What else is altered, by key; of any.
 FURTHER = (
