@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 from fix_oracle import KEYS, Oracle, Shape
 from fix_servers import fresh_databases
 from fix_shops import Shops
-from fix_targets import rows, value
+from fix_standbys import Server
+from fix_targets import Background, rows, value
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
 
@@ -76,10 +79,11 @@ class Case:
     chunk: int
     workers: int
     seed: int
+    strategy: str = "shadow-table"
 
     def plan(self, name: str) -> str:
         """Return the plan as text."""
-        fields: dict[str, Any] = {"table": "t", "alter": list(self.alters), "strategy": "shadow-table"}
+        fields: dict[str, Any] = {"table": "t", "alter": list(self.alters), "strategy": self.strategy}
         fields |= {"chunk": {"max": self.chunk, "seconds": 0.05}, "workers": self.workers}
         if self.column.back and self.column.alter in self.alters:
             fields["back"] = {"v": self.column.back}
@@ -105,8 +109,8 @@ def cases(draw: some.DrawFn) -> Case:
     )
 
 
-def changed(case: Case, url: str, shops: Shops) -> None:
-    """Have a table changed and changed back between eight writers."""
+def changed(case: Case, url: str, shops: Shops) -> Counter[str]:
+    """Have a table changed and changed back between eight writers; return what they did."""
     oracle = Oracle(
         url,
         Shape(key=case.key, type=case.column.type, values=case.column.values, rows=150),
@@ -127,6 +131,7 @@ def changed(case: Case, url: str, shops: Shops) -> None:
     assert oracle.judge().right, (oracle.judge(), oracle.done)
     assert rows(url, SHAPE) == before
     assert value(url, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'segue\\_%'") == 0
+    return oracle.done
 
 
 QUIET = {
@@ -147,8 +152,34 @@ def test_a_change_keeps_what_eight_writers_were_told(case: Case, debian_server: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@given(case=cases())
+@given(case=cases(), strategy=some.sampled_from(["shadow-table", "ghost"]))
 @settings(max_examples=40, print_blob=True, **QUIET)
-def test_any_change_keeps_what_eight_writers_were_told(case: Case, server: Cluster, shops: Shops) -> None:
-    for make in fresh_databases(server):
-        changed(case, make(), shops)
+def test_any_change_keeps_what_eight_writers_were_told(
+    case: Case, strategy: str, logical_server: Server, shops: Shops
+) -> None:
+    changed(replace(case, strategy=strategy), logical_server.database(), shops)
+
+
+INTS = next(column for column in COLUMNS if column.type == "int")
+
+
+def test_a_change_keeps_what_writers_with_prepared_transactions_were_told(any_logical: Server, shops: Shops) -> None:
+    case = Case("int", INTS, ("ALTER k1 TYPE bigint", INTS.alter), order=False, chunk=20, workers=2, seed=1)
+    done = changed(case, any_logical.database(), shops)
+    assert done["prepared"] > 0
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_a_change_keeps_what_was_told_after_the_table_was_emptied(round_: int, database: str, shops: Shops) -> None:
+    case = Case("int", INTS, (INTS.alter,), order=False, chunk=5, workers=1, seed=round_)
+    oracle = Oracle(database, Shape(type="int", values=INTS.values, rows=400), seed=round_, pause=0.03)
+    oracle.fill()
+    shops.open("shop", database)
+    plan = shops.add(case.plan("shop"))
+    with oracle.writing():
+        running = Background(lambda: shops.run(plan, "shop"))
+        while running.is_alive():
+            time.sleep(0.1 + 0.2 * round_)
+            oracle.truncate()
+        running.result()
+    assert oracle.judge().right, (oracle.judge(), oracle.done)
