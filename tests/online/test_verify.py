@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from fix_online import CHANGE, Assemble, HandMade
 from fix_targets import rows, run_sql, session, terminate, traffic, value
+from psycopg import sql
 
 from segue.databases.postgresql.online import capture
 from segue.databases.postgresql.online import verify as verifying
@@ -384,3 +385,30 @@ def test_partitioned_tables_are_compared_as_one(any_database: str, assemble: Ass
     change.copy()
     run_sql(any_database, f"DELETE FROM {change.into} WHERE id IN (1, 200)")
     assert (verify(change).differing, change.differences()) == (2, [])
+
+
+def test_a_range_is_read_through_the_indexes_of_both_sides(database: str, assemble: Assemble) -> None:
+    for number, what in enumerate(
+        ("negative", "of a narrower type", "a number as numeric", "text", "uuid", "of two"), 1
+    ):
+        columns, values, shadow = KEYS[what]
+        names = ", ".join(part.split()[0] for part in columns.split(", "))
+        run_sql(
+            database,
+            f"CREATE TABLE t{number} ({columns}, v text, PRIMARY KEY ({names}))",
+            f"INSERT INTO t{number} SELECT {values}, 'v' FROM generate_series(1, 60) g",
+        )
+        shape = f"({shadow}, v text, PRIMARY KEY ({names}))"
+        change = assemble(database, f"t{number}", shape, member=number, capture=False)
+        capture.make_log(change.site, change.flow, change.log)
+        one = verifying.Comparer(change.site, verifier(change)._phrases)
+        whole = verifying.Range(None, None)
+        ends = one.place("source", whole, 10), one.place("source", whole, 20)
+        query = one.phrases.sums(verifying.Range(*ends), verifying.Standing(1, False, ""))
+        with one.connection.transaction():
+            one.connection.execute("SET LOCAL enable_bitmapscan = off")
+            plan = [row[0] for row in one.connection.execute(sql.SQL("EXPLAIN ") + query)]
+        one.close()
+        assert sum("Index Cond" in line and " > " in line and " <= " in line for line in plan) == 2, (what, plan)
+        # What is in the log is looked up in a hash table, never searched for row by row.
+        assert sum("hashed SubPlan" in line for line in plan) == 2, (what, plan)

@@ -60,7 +60,9 @@ _PINS = {
     "jit": "off",
     "enable_seqscan": "off",
     "max_parallel_workers_per_gather": "0",
-    "work_mem": "64MB",
+    # The log is looked up in a hash table, if by its pages it might fit: dead entries count there, too.
+    "work_mem": "256MB",
+    "hash_mem_multiplier": "2",
     "lock_timeout": LOCK_WAIT,
     "idle_in_transaction_session_timeout": "60s",
 }
