@@ -10,7 +10,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -204,7 +204,9 @@ class Oracle:
         return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self.shape.columns)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        connection = psycopg.connect(self.url, autocommit=True, prepare_threshold=self.prepare_threshold)
+        connection = psycopg.connect(
+            self.url, autocommit=True, prepare_threshold=self.prepare_threshold, application_name="writer"
+        )
         connection.execute("SET TimeZone = 'UTC'; SET extra_float_digits = 1; SET DateStyle = 'ISO, YMD'")
         return connection
 
@@ -212,8 +214,11 @@ class Oracle:
 
     def _write(self, number: int) -> None:
         try:
-            with self._connect() as connection:
-                Writer(self, number, connection).go(self._stop)
+            writer = Writer(self, number, self._connect())
+            try:
+                writer.go(self._stop)
+            finally:
+                writer.connection.close()
         except BaseException as error:
             self.errors.append(f"writer {number} died: {type(error).__name__}: {error}")
 
@@ -302,18 +307,27 @@ class Writer:
 
     def _failed(self, error: psycopg.Error, names: list[str]) -> None:
         if not self.connection.closed:
-            self.connection.execute("ROLLBACK")
-            if error.sqlstate in self.oracle.announced:
-                self.oracle.told[error.sqlstate or ""] += 1
-                return
+            with suppress(psycopg.OperationalError):
+                self.connection.execute("ROLLBACK")
+        if not self.connection.closed and error.sqlstate in self.oracle.announced:
+            self.oracle.told[error.sqlstate or ""] += 1
+            return
         self.oracle.errors.append(f"{names}: {type(error).__name__}: {error}")
         if self.connection.closed:
             self._look()
 
     def _look(self) -> None:
         """See what became of a transaction whose acknowledgement was lost: all of it is there, or nothing."""
-        self.connection = self.oracle._connect()
-        there = self.oracle._read(self.connection)
+        for left in range(20, 0, -1):
+            self.connection.close()
+            try:
+                self.connection = self.oracle._connect()
+                there = self.oracle._read(self.connection)
+                break
+            except psycopg.OperationalError:
+                if left == 1:
+                    raise
+                self.oracle._stop.wait(0.1)
         now = {number: there.get(self.shape.key_of(number)) for number in self._todo}
         if now == self._todo:
             self.known.update(self._todo)
