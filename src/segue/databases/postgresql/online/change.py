@@ -37,7 +37,7 @@ from segue.databases.postgresql.online.drain import Drainer
 from segue.engine import journal
 from segue.errors import OutcomeUnknown, SegueError, StepFailed
 from segue.model.lifecycles import OnlineChangePhase as Phase
-from segue.model.online import Chosen, Drained, Swapped
+from segue.model.online import Chosen, Drained, Swapped, Verified
 from segue.model.online import Member as SeenMember
 from segue.ports import BACKWARD, FORWARD, EffectKey, Pace, Patience
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from segue.databases.postgresql.online.site import Connection, Site
-    from segue.model.online import ChangeSpec, Conflict, Rehearsed, Verified
+    from segue.model.online import ChangeSpec, Conflict, Rehearsed
     from segue.ports import ChunkedWork
 
 #: How often the definition of the tables is looked at while work goes on.
@@ -521,7 +521,12 @@ class PostgresChange:
                 settle=settle,
                 late=partial(self._reader.late, log) if self._reader is not None else None,
             )
-            return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
+            try:
+                return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
+            except verify.SourceEmptied:
+                # Too much was written since to be brought up to date by the log.
+                self.restart(Patience(locks=0, work=0), lambda _: None)
+                return Verified(0, 0, 0, "0", "0", 0)
 
     def verified(self) -> None:
         """Record that the swap may come."""

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.lease import check_fence
+from segue.databases.postgresql.online import digest
 from segue.databases.postgresql.online.refusing import Sieve, is_refusal, too_many
 from segue.databases.postgresql.online.wording import Listing, Wording, comma
 from segue.engine import journal
@@ -204,9 +205,8 @@ class Drainer:
 
     def _comparison(self, whose: sql.Composable) -> sql.Composed:
         wording, listing = self._wording, self._listing
-        columns = self.flow.columns
-        values = sql.SQL("\n, ").join(sql.SQL("({}\n)::text").format(sql.SQL(c.expression)) for c in columns)
-        texts = comma(sql.SQL("{}::text").format(sql.Identifier("segue_into", c.into)) for c in columns)
+        # As all rows are compared: the text of a value says less than the value, or more.
+        columns = digest.compared(self.connection, self.flow)
         names = sql.SQL(", ").join(sql.SQL(f"segue_k{n}") for n, _ in enumerate(self.flow.key, 1))
         mine = comma(
             sql.SQL("{} as {}").format(part, sql.SQL(f"segue_k{n}"))
@@ -217,20 +217,20 @@ class Drainer:
         )
         # Each side by itself, as rows are put: planned together, both tables are read whole to be merged.
         return sql.SQL(
-            "with segue_a as materialized (select {mine}, array[{values}\n] as segue_row from {source} where {holds} "
+            "with segue_a as materialized (select {mine}, {values} as segue_row from {source} where {holds} "
             "and not exists (select from segue.conflict as segue_c where {whose} and segue_c.key = {key})), "
-            "segue_b as materialized (select {theirs}, array[{texts}] as segue_row from {into} as segue_into "
+            "segue_b as materialized (select {theirs}, {others} as segue_row from {into} as segue_into "
             "where {holds_into}) select count(*) from segue_a full join segue_b using ({names}) "
             "where segue_a.segue_row is distinct from segue_b.segue_row"
         ).format(
             mine=mine,
-            values=values,
+            values=digest.hashes(columns, "source"),
             source=wording.source,
             holds=listing.holds(),
             whose=whose,
             key=wording.key_text(),
             theirs=theirs,
-            texts=texts,
+            others=digest.hashes(columns, "into"),
             into=wording.into,
             holds_into=listing.holds_into(),
             names=names,
