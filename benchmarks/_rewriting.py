@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks._commands import command, environ
 from benchmarks._rounds import Timing
 from benchmarks._server import Server, run_child, server
 from segue.errors import ConfigurationError, StepFailed
@@ -131,7 +131,7 @@ class Rewriting:
         `seconds` are without the phase that compares; `segue_verified` is all of it.
         """
         environment = f"round-{number}"
-        self._command(["env", "add", environment, "--type", "test", "--url-stdin"], url)
+        command(self.folder, ["env", "add", environment, "--type", "test", "--url-stdin"], url)
         log = self.folder / "segue.log"
         with (self.folder / "segue.json").open("w+b") as out, log.open("ab") as err:
             began = time.perf_counter()
@@ -140,7 +140,7 @@ class Rewriting:
                     *(sys.executable, "-m", "segue", "change", "start", "orders", ALTER),
                     *("--env", environment, "--strategy", "shadow-table", "--json", *options),
                 ],
-                self._environ(),
+                environ(self.folder),
                 out,
                 err,
             )
@@ -178,24 +178,6 @@ class Rewriting:
         with psycopg.connect(url, autocommit=True) as connection:
             row: Any = connection.execute(FACTS.encode()).fetchone()
         return tuple(row)
-
-    def _command(self, arguments: list[str], text: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "segue", *arguments],
-            input=text,
-            env=self._environ(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise StepFailed(
-                f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()]
-            )
-
-    def _environ(self) -> dict[str, str]:
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))}
-        return {**mine, "SEGUE_HOME": str(self.folder / "home"), "SEGUE_USER": "bench", "NO_COLOR": "1"}
 
 
 def _end(log: Path) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks._commands import command, environ
 from benchmarks._rounds import Stage, Timing
 from benchmarks._server import Server, run_child, server
 from segue.errors import StepFailed
@@ -129,13 +128,13 @@ class _Stage:
         """Run the plan as a user does: `segue run` as a process, with everything that it starts and writes."""
         # A target of its own per round: the same environment would be told that the plan is completed already.
         environment = f"round-{number}"
-        self._command(["env", "add", environment, "--type", "test", "--url-stdin"], url)
+        command(self.folder, ["env", "add", environment, "--type", "test", "--url-stdin"], url)
         log = self.folder / "segue.log"
         with (self.folder / "segue.json").open("w+b") as out, log.open("ab") as err:
             began = time.perf_counter()
             ended = run_child(
                 [sys.executable, "-m", "segue", "run", str(self.folder / "plan.yaml"), "--env", environment, "--json"],
-                self._environ(),
+                environ(self.folder),
                 out,
                 err,
             )
@@ -148,24 +147,6 @@ class _Stage:
             )
         (step,) = json.loads(said)["steps"]
         return Timing(seconds, {"peak_memory_mb": ended.memory_mb, "segue_step_seconds": float(step["seconds"])})
-
-    def _command(self, arguments: list[str], text: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "segue", *arguments],
-            input=text,
-            env=self._environ(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise StepFailed(
-                f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()]
-            )
-
-    def _environ(self) -> dict[str, str]:
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(("SEGUE_", "PG"))}
-        return {**mine, "SEGUE_HOME": str(self.folder / "home"), "SEGUE_USER": "bench", "NO_COLOR": "1"}
 
 
 def _plain_loop(url: str, number: int) -> Timing:

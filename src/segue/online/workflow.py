@@ -169,12 +169,11 @@ class Workflow:
             journal.point(f"online-{phase.value}-done")
         with self._timed(Phase.REVERSIBLE, tell=False):
             change.complete(run.patience, run.note, run.boundary)
-        run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
-        if self._manner.reversible:
-            self._record.phase(Phase.REVERSIBLE)
-        else:
+        if not self._manner.reversible:
+            # Before it is said to be done: who died in between would leave the old tables behind.
             change.retire(run.patience, run.note)
-            self._record.phase(Phase.COMPLETED)
+        run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
+        self._record.phase(Phase.REVERSIBLE if self._manner.reversible else Phase.COMPLETED)
 
     @contextmanager
     def _timed(self, phase: Phase, *, tell: bool = True) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ _PINS = {
 }
 
 
-class KeyedWork:
+class KeyedWork(ABC):
     """Work along a table's key, in chunks that are recorded with what they do. See `segue.ports.ChunkedWork`.
 
     Whoever derives from it says what is walked and calls `_walk_along`.
@@ -127,9 +128,9 @@ class KeyedWork:
             self._connection, self.effect, self.lease, self.lost, lambda: self.progress(loose=True)
         )
 
+    @abstractmethod
     def statement(self, cut: Cut) -> sql.Composable:
         """Return the statement that does a range."""
-        raise NotImplementedError
 
     def writer(self, connection: psycopg.Connection[Any], owner: str) -> Writer:
         """Return the writer of a labourer."""
@@ -380,7 +381,7 @@ class Backfill(KeyedWork):
         names, types, collations = self._find_key()
         self._check_columns(names)
         self._walk_along(table, names, types, collations, lanes=lambda: self._choose_lanes(names[0]))
-        self.statement = self._build_update()  # type: ignore[method-assign]
+        self._update = self._build_update()
         self._check_update()
 
     # -- preparing
@@ -458,7 +459,11 @@ class Backfill(KeyedWork):
                 hint=error.diag.message_hint or "correct the expression and run again",
             ) from error
 
-    def _build_update(self) -> Any:
+    def statement(self, cut: Cut) -> sql.Composable:
+        """Return the UPDATE of a range."""
+        return self._update(cut)
+
+    def _build_update(self) -> Callable[[Cut], sql.Composed]:
         # A line of its own for each expression: a comment at its end must not swallow what comes after it.
         assignments = sql.SQL("\n, ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(expression))

@@ -116,20 +116,7 @@ class Alteration:
         return not any(part in _REFUSED for part in parts)
 
     def _parsed(self, text: str) -> Any:
-        sql = f"ALTER TABLE segue_table {text}"
-        try:
-            statements = parse.statements(sql)
-        except SqlSyntaxError as error:
-            raise StepFailed(
-                f"ALTER TABLE {self._shown} {text}: {error.message}",
-                hint=error.hint or 'write what comes after the table\'s name, such as "ALTER id TYPE bigint"',
-            ) from error
-        if len(statements) != 1:
-            raise StepFailed(
-                f'"{text}" is more than one statement',
-                hint="give each ALTER by itself; commands may be joined by commas",
-            )
-        node = parse.node(sql)
+        node = one_alter("segue_table", text, shown=self._shown)
         kind = node.WhichOneof("node")
         if kind == "alter_object_schema_stmt":
             raise StepFailed(f"SET SCHEMA does not belong in an online change: {_ALONE}")
@@ -418,6 +405,27 @@ def type_text(type_name: Any) -> str:
     node = parse.node("SELECT NULL::integer")
     node.select_stmt.target_list[0].res_target.val.type_cast.type_name.CopyFrom(type_name)
     return _deparse(node).removeprefix("SELECT NULL::")
+
+
+def one_alter(table: str, text: str, *, shown: str) -> Any:
+    """Return the tree of one ALTER TABLE of a table, from what comes after its name; `shown`: its name for people.
+
+    Raises StepFailed for what does not parse, or is more than one statement.
+    """
+    sql = f"ALTER TABLE {table} {text}"
+    try:
+        statements = parse.statements(sql)
+    except SqlSyntaxError as error:
+        raise StepFailed(
+            f"ALTER TABLE {shown} {text}: {error.message}",
+            hint=error.hint or 'write what comes after the table\'s name, such as "ALTER id TYPE bigint"',
+        ) from error
+    if len(statements) != 1:
+        raise StepFailed(
+            f'"{text}" is more than one statement',
+            hint="give each ALTER by itself; commands may be joined by commas",
+        )
+    return parse.node(sql)
 
 
 def _parsed_expression(text: str) -> Any:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.catalogue import Catalogue
 from segue.databases.postgresql.online import reading
-from segue.databases.postgresql.online.altering import deparsed, shortened
+from segue.databases.postgresql.online.altering import deparsed, one_alter, shortened
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.writing import name as quoted
 from segue.databases.postgresql.online.writing import option
 from segue.databases.postgresql.relations import quoted as lightly
 from segue.databases.postgresql.relations import strings
 from segue.databases.postgresql.touching import Build, Match, Query, Rewrite, Scan, Scene, names_in
-from segue.errors import SqlSyntaxError, StepFailed
 from segue.model.impact import Lock
 from segue.model.quantities import count
 
@@ -50,22 +49,7 @@ def native(connection: Connection, table_name: str, alters: Sequence[str], schem
     table = reading.read(connection, table_name)
     place = Place(schema_name=table.schema_name, name=table.name)
     shown = lightly(table.schema_name) + "." + lightly(table.name)
-    nodes = []
-    for text in alters:
-        sql = f"ALTER TABLE {shown} {text}"
-        try:
-            statements = parse.statements(sql)
-        except SqlSyntaxError as error:
-            raise StepFailed(
-                f"ALTER TABLE {shown} {text}: {error.message}",
-                hint=error.hint or 'write what comes after the table\'s name, such as "ALTER id TYPE bigint"',
-            ) from error
-        if len(statements) != 1:
-            raise StepFailed(
-                f'"{text}" is more than one statement',
-                hint="give each ALTER by itself; commands may be joined by commas",
-            )
-        nodes.append(parse.node(sql))
+    nodes = [one_alter(shown, text, shown=shown) for text in alters]
     catalogue = Catalogue(connection, *names_in(nodes, schema))
     found = _Native(table, place, Scene(catalogue, schema), connection.info.server_version // 10000)
     for node in nodes:
