@@ -41,7 +41,9 @@ def find(connection: Connection, member: Member, others: Sequence[Member]) -> En
     places = [relation.place for relation in member.old]
     oids = facts.find_oids(connection, places)
     own = facts.read(connection, list(oids.values()))
-    followers = following.find(connection, own, definitions([member, *others]), _changed(member, own))
+    family = [each.oid for each in others]
+    drawn = definitions([member, *others])
+    followers = following.find(connection, own, drawn, _changed(member, own), together=family)
     found: Entry = {
         "major": connection.info.server_version // 10000,
         "relations": {str(facts.place(each)): each for each in own.values()},
@@ -472,7 +474,8 @@ def swap_out(member: Member, blueprint: Blueprint, direction: str) -> list[str]:
             here = Place(schema_name=each["schema"], name=name)
             found.append(compose("ALTER STATISTICS {s} SET SCHEMA {to}", s=here.sql, to=ident(sides.away)))
         for publication in original["publications"]:
-            found.append(compose("ALTER PUBLICATION {p} DROP TABLE {t}", p=ident(publication), t=place.sql))
+            drop = "ALTER PUBLICATION {p} DROP TABLE {only}{t}"
+            found.append(compose(drop, p=ident(publication), only=_only(original), t=place.sql))
     return found
 
 
@@ -484,6 +487,11 @@ def _leave(original: Entry, place: Place) -> Iterator[str]:
     for name, rule in original["rules"].items():
         if rule["enabled"] != "D":
             yield cloning.rule_state(place, name, "D")
+
+
+def _only(original: Entry) -> sql.Composable:
+    """Leave out the tables that inherit: they are members of their own."""
+    return verbatim("ONLY " if original["kind"] == "r" else "")
 
 
 def _sequence(sequence: Entry) -> Place:
@@ -573,7 +581,7 @@ def _arrive(sides: _Sides, original: Entry, place: Place) -> Iterator[str]:
         yield compose(
             "ALTER PUBLICATION {p} ADD TABLE {only}{t}{columns}{condition}",
             p=ident(name),
-            only=verbatim("ONLY " if original["kind"] == "r" else ""),
+            only=_only(original),
             t=place.sql,
             columns=verbatim(
                 "" if columns is None else compose(" ({c})", c=listed([ident(column) for column in columns if column]))

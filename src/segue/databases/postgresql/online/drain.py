@@ -164,7 +164,7 @@ class Drainer:
         self.connection.execute(
             sql.SQL(
                 "truncate {}; delete from segue.conflict where change = {} and member = {} and direction = {}"
-            ).format(self.flow.into.sql, *(sql.Literal(value) for value in self._whose.values()))
+            ).format(self._wording.into, *(sql.Literal(value) for value in self._whose.values()))
         )
 
     def _apply(self, keys: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,7 +71,17 @@ def draw(connection: Connection, change: TableChange, old: Definition, schema: s
             raise StepFailed(f"{change.table}: tables that others inherit from keep their columns' order and kind")
         new, homes = _rebuild(connection, change, old, new, at)
     made = {one.name: one for one in new.everything()}
-    drawn = [Drawn(change, one, made[one.name], new, alterations[one.name], homes) for one in family]
+    drawn = [
+        Drawn(
+            change if one is old else replace(change, table=str(Place(schema_name=one.schema_name, name=one.name))),
+            one,
+            made[one.name],
+            new,
+            alterations[one.name],
+            homes,
+        )
+        for one in family
+    ]
     connection.execute(f"drop table {at} cascade".encode())
     return drawn
 

@@ -128,14 +128,14 @@ where d.classid = 'pg_catalog.pg_class'::regclass and d.refclassid = 'pg_catalog
     and d.deptype = 'e' and d.objid = any(%(oids)s::oid[])
 """
 
-# Tables above or below a member that are not taken along: names, and in which direction.
+# Tables above or below that are not taken along.
 _FAMILY = """
-select p.oid::regclass::text as parent, c.oid::regclass::text as child, c.relispartition as partition,
-    i.inhparent = any(%(oids)s::oid[]) as below
+select p.oid::regclass::text as parent, c.oid::regclass::text as child, c.relispartition as partition
 from pg_catalog.pg_inherits as i
 inner join pg_catalog.pg_class as p on i.inhparent = p.oid
 inner join pg_catalog.pg_class as c on i.inhrelid = c.oid and c.relkind in ('r', 'p', 'f')
-where (i.inhparent = any(%(oids)s::oid[])) <> (i.inhrelid = any(%(oids)s::oid[]))
+where (i.inhparent = any(%(oids)s::oid[]) or i.inhrelid = any(%(oids)s::oid[]))
+    and not (i.inhparent = any(%(together)s::oid[]) and i.inhrelid = any(%(together)s::oid[]))
 order by 1, 2
 """
 
@@ -269,15 +269,17 @@ def find(
     drawn: Mapping[str, Entry],
     changed: Iterable[tuple[int, int]],
     again: Iterable[str] = (),
+    together: Iterable[int] = (),
 ) -> Followers:
     """Find everything that follows these tables, of which `own` are the facts by oid.
 
     `drawn`: definitions of the tables by the names that they will have, as `reading.Definition` has them: views,
     policies and the like are tried on temporary tables of that shape, which are rolled back. `changed`: columns (table,
     number) whose type changes or that go, for when nothing is drawn; `again`: views that are known to be made anew.
+    `together`: the other tables of the change, which may inherit from these, or these from them.
     """
     with everything_qualified(connection), connection.transaction(force_rollback=True):
-        return _Search(connection, own, drawn, frozenset(changed), frozenset(again)).found
+        return _Search(connection, own, drawn, frozenset(changed), frozenset(again), frozenset(together)).found
 
 
 class _Search:
@@ -288,6 +290,7 @@ class _Search:
         drawn: Mapping[str, Entry],
         changed: frozenset[tuple[int, int]],
         again: frozenset[str],
+        together: frozenset[int],
     ) -> None:
         self._connection = connection
         self._oids = list(own)
@@ -296,6 +299,7 @@ class _Search:
         self._names = self._shapes()
         self._changed = changed
         self._again = again
+        self._together = together | frozenset(own)
         self.found = Followers()
         self._views: dict[int, Entry] = {}
         self._functions: dict[int, Entry] = {}
@@ -338,7 +342,7 @@ class _Search:
                 f'it belongs to the extension "{row["extension"]}"',
                 "change it through an update of the extension",
             )
-        for row in self._rows(_FAMILY, self._oids):
+        for row in self._rows(_FAMILY, self._oids, together=list(self._together)):
             child, parent = row["child"], row["parent"]
             self._refuse(
                 f"table {child}",
@@ -381,7 +385,8 @@ class _Search:
             if row["oid"] in self._views and row["part"]:
                 self._row_typed.add(row["oid"])
                 continue
-            self._unknown(row)
+            if row["oid"] not in self._together:  # it inherits, and goes along
+                self._unknown(row)
         for left in by_class.values():
             for row in left:
                 self._unknown(row)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from segue.databases.postgresql.online import dependents, facts, following, reading, writing
+from segue.databases.postgresql.online import dependents, facts, following, reading, shadow, writing
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.cloning import renamed
 
@@ -35,9 +35,9 @@ def compare(connection: Connection, blueprint: Blueprint, member: Member) -> lis
     if member.drawn:
         wanted = reading.Definition.model_validate(member.drawn)
         there = reading.read(connection, str(member.forward.into))
-        extra = {index.name for index in member.indexes if index.extra}
-        there = there.model_copy(update={"indexes": tuple(i for i in there.indexes if i.name not in extra)})
-        found += [f"{member.table}: {line}" for line in writing.differences(wanted, there)]
+        # Of a table that others inherit from, they are members of their own.
+        there = shadow.without(shadow.own(there), {index.name for index in member.indexes if index.extra})
+        found += [f"{member.table}: {line}" for line in writing.differences(shadow.own(wanted), there)]
     places = [relation.place for relation in member.old]
     oids = facts.find_oids(connection, places)
     old = facts.read(connection, list(oids.values()))
@@ -79,7 +79,8 @@ def _acting(each: Entry, when: str) -> Iterator[str]:
 def _grown(connection: Connection, blueprint: Blueprint, member: Member, old: Mapping[int, Entry]) -> Iterator[str]:
     """Say what has come to hang on the table, or does not any more, since the change was drawn up."""
     known = member.dependents
-    now = following.find(connection, old, dependents.definitions(blueprint.members), ())
+    family = [each.oid for each in blueprint.members]
+    now = following.find(connection, old, dependents.definitions(blueprint.members), (), together=family)
     for kind, word in _KINDS.items():
         before = {_name(kind, each): _what(kind, each) for each in known[kind]}
         after = {_name(kind, each): _what(kind, each) for each in getattr(now, kind)}
@@ -338,12 +339,7 @@ def compare_after(connection: Connection, blueprint: Blueprint, direction: str =
     """Compare what hangs on the tables after a swap with what hung on the originals when the change was drawn up."""
     found: list[str] = []
     for member in blueprint.members:
-        homes = [
-            Place(schema_name=each.goes_to, name=each.place.name) if direction == FORWARD else each.place
-            for each in (member.new if direction == FORWARD else member.old)
-        ]
-        oids = facts.find_oids(connection, homes)
-        now = facts.read(connection, list(oids.values()))
+        now = facts.read(connection, _standing(connection, [member], direction))
         for each in now.values():
             recorded = _recorded(member, each["name"])
             if recorded is not None:
@@ -353,12 +349,35 @@ def compare_after(connection: Connection, blueprint: Blueprint, direction: str =
     return found
 
 
+def _standing(connection: Connection, members: Sequence[Member], direction: str) -> list[int]:
+    """Return the oids of the tables that the application has after a swap."""
+    places = [
+        Place(schema_name=each.goes_to, name=each.place.name) if direction == FORWARD else each.place
+        for member in members
+        for each in (member.new if direction == FORWARD else member.old)
+    ]
+    return list(facts.find_oids(connection, places).values())
+
+
+def _left(connection: Connection, members: Sequence[Member], blueprint: Blueprint, direction: str) -> list[int]:
+    """Return the oids of the tables that left at a swap."""
+    away = _away(blueprint, direction)
+    places = [
+        Place(schema_name=away, name=each.place.name)
+        for member in members
+        for each in (member.old if direction == FORWARD else member.new)
+    ]
+    return list(facts.find_oids(connection, places).values())
+
+
+def _away(blueprint: Blueprint, direction: str) -> str:
+    return blueprint.old_schema if direction == FORWARD else blueprint.new_schema
+
+
 def _compare_gone(connection: Connection, blueprint: Blueprint, member: Member, direction: str) -> Iterator[str]:
     """Say what still acts on the side that left, and which sequence would give out its numbers again."""
-    forward = direction == FORWARD
-    away = blueprint.old_schema if forward else blueprint.new_schema
-    places = [Place(schema_name=away, name=each.place.name) for each in (member.old if forward else member.new)]
-    gone = facts.read(connection, list(facts.find_oids(connection, places).values()))
+    away = _away(blueprint, direction)
+    gone = facts.read(connection, _left(connection, [member], blueprint, direction))
     for each in gone.values():
         yield from _acting(each, "after the swap")
         for publication in each["publications"]:
@@ -373,7 +392,7 @@ def _compare_gone(connection: Connection, blueprint: Blueprint, member: Member, 
             row = connection.execute(_BEHIND.format(new=here.sql, old=there.sql)).fetchone()
             if row is not None and row[0]:
                 yield f"{here}: the sequence is behind the one before it, and would give out numbers again"
-    left = following.find(connection, gone, {}, ())
+    left = following.find(connection, gone, {}, (), together=_left(connection, blueprint.members, blueprint, direction))
     for kind, word in _KINDS.items():
         for one in getattr(left, kind):
             # A materialised view that was moved along stays with it; a foreign key would be checked still.
@@ -455,7 +474,7 @@ def _compare_followers(
     connection: Connection, blueprint: Blueprint, member: Member, now: Mapping[int, Entry], direction: str
 ) -> Iterator[str]:
     anew = [each["place"] for each in member.dependents["views"] if each["anew"]]
-    there = following.find(connection, now, {}, (), anew)
+    there = following.find(connection, now, {}, (), anew, _standing(connection, blueprint.members, direction))
     retyped = direction == FORWARD and any(_retyped(each) for each in blueprint.members)
     for kind, word in _KINDS.items():
         wanted = member.dependents[kind]

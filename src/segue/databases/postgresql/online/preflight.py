@@ -143,6 +143,13 @@ def _standing_table(
         yield f"{table} is being changed online by execution {busy[schema, name]}: let that end, or take it back first"
 
 
+def _keyless(table: Definition) -> Iterator[Place]:
+    """Yield the tables that rows could not be followed in; a partition's keys are those of its table."""
+    for one in table.everything() if table.kind == "r" else (table,):
+        if not one.keys:
+            yield Place(schema_name=one.schema_name, name=one.name)
+
+
 def shape(table: Definition) -> Iterator[str]:
     """Yield why a table's clone would be another thing than the table; nothing for whatever can be changed."""
     shown = str(Place(schema_name=table.schema_name, name=table.name))
@@ -165,8 +172,8 @@ def shape(table: Definition) -> Iterator[str]:
                 yield f"{heir} inherits from {shown} and is no table of its own: end the inheritance first"
     if table.of_type is not None:
         yield f"{shown} is of the type {table.of_type}: ALTER TABLE … NOT OF frees it from the type"
-    if not table.keys:
+    for keyless in dict.fromkeys(str(heir) for heir in _keyless(table)):
         yield (
-            f"{shown} has no primary key and no unique index over NOT NULL columns, by which rows could be followed: "
+            f"{keyless} has no primary key and no unique index over NOT NULL columns, by which rows could be followed: "
             "add one first, by CREATE UNIQUE INDEX CONCURRENTLY"
         )

@@ -125,7 +125,7 @@ def _member(
     for index in planned:
         send(connection, writing.build(index, index.table or forward.into), what)
     found = reading.read(connection, str(writing.place(new, new_schema)))
-    unlike = writing.differences(own(new), _without(own(found), {index.name for index in planned if index.extra}))
+    unlike = writing.differences(own(new), without(own(found), {index.name for index in planned if index.extra}))
     if unlike:
         raise StepFailed(f"{what} as it was drawn up", details=unlike)
     return Member(
@@ -146,7 +146,7 @@ def _member(
     )
 
 
-def _without(table: Definition, names: set[str]) -> Definition:
+def without(table: Definition, names: set[str]) -> Definition:
     """Leave out indexes of the change's own; a partitioned table's have parts under other names."""
     own = {index.before for index in table.indexes if index.name in names}
     if not own:
@@ -253,7 +253,9 @@ def create(site: Site, blueprint: Blueprint) -> None:
     journal.point("online-schemas-made")
     for member in blueprint.members:
         drawn = reading.Definition.model_validate(member.drawn)
-        for table, statements in writing.groups(drawn, blueprint.new_schema):
+        # Tables that inherit from one another are made together, with the first of them.
+        heir = drawn.kind == "r" and drawn.parents and _exists(site.work, member.forward.into)
+        for table, statements in () if heir else writing.groups(drawn, blueprint.new_schema):
             at = writing.place(table, blueprint.new_schema)
             with site.transaction() as connection:
                 if not _exists(connection, at):

@@ -109,17 +109,28 @@ def _family(root: Definition, schema: str) -> Iterator[str]:
         above = ", ".join(str(Place(schema_name=schema, name=each)) for _, each in one.parents)
         yield _create(one, schema, "()" if one is root else f"() INHERITS ({above})")
     for table, column in _column_order(members):
-        at = place(members[table], schema)
-        yield f"ALTER TABLE {at} ADD COLUMN {_column(column.model_copy(update={'identity': ''}), schema)}"
-        if column.identity and column.sequence is not None:
-            yield f"ALTER TABLE ONLY {at} ALTER COLUMN {name(column.name)} ADD {_identity(column, schema)}"
+        later = column.not_null_name is not None
+        bare = column.model_copy(update={"identity": "", "not_null": column.not_null and not later})
+        yield f"ALTER TABLE {place(members[table], schema)} ADD COLUMN {_column(bare, schema)}"
     # The heirs' own first: what comes from above is merged with it, and not the other way round.
     for one in reversed(members.values()):
-        for rule in one.constraints:
-            if _early(rule) and (rule.local or one is root):
-                yield f"ALTER TABLE {place(one, schema)} ADD {_rule(rule)}"
+        rules = [_not_null(column) for column in one.columns if _names_not_null(one, column, members)]
+        rules += [_rule(rule) for rule in one.constraints if _early(rule) and (rule.local or one is root)]
+        yield from (f"ALTER TABLE {place(one, schema)} ADD {rule}" for rule in rules)
     for one in members.values():
+        head = f"ALTER TABLE ONLY {place(one, schema)} ALTER COLUMN"
+        for column in one.columns:
+            if column.identity and column.sequence is not None:
+                yield f"{head} {name(column.name)} ADD {_identity(column, schema)}"
         yield from _altered(one, schema, members[one.parents[0][1]] if one is not root else None)
+
+
+def _names_not_null(table: Definition, column: Column, members: Mapping[str, Definition]) -> bool:
+    """Return whether a table has a NOT NULL with a name of its own, not only that of a table above."""
+    if column.not_null_name is None or not column.not_null_valid:
+        return False
+    found = [members[above].column(column.name) for _, above in table.parents if above in members]
+    return column.local or column.not_null_name not in {each.not_null_name for each in found if each is not None}
 
 
 def _column_order(members: Mapping[str, Definition]) -> list[tuple[str, Column]]:
@@ -184,6 +195,12 @@ def _column(column: Column, schema: str) -> str:
     return " ".join(words)
 
 
+def _not_null(column: Column) -> str:
+    """Return NOT NULL as a constraint with a name, as servers from 18 on have it."""
+    words = f"CONSTRAINT {name(column.not_null_name or '')} NOT NULL {name(column.name)}"
+    return words if column.not_null_inherits else f"{words} NO INHERIT"
+
+
 def _identity(column: Column, schema: str) -> str:
     kind = "ALWAYS" if column.identity == "a" else "BY DEFAULT"
     options = f" ({sequence(column.sequence, schema)})" if column.sequence is not None else ""
@@ -222,7 +239,8 @@ def _changes(definition: Definition, parent: Definition | None) -> Iterator[str]
         if inherited and above is not None:
             if column.default != above.default and not column.generated:
                 yield f"{head} DROP DEFAULT" if column.default is None else f"{head} SET DEFAULT {column.default}"
-            if column.not_null and column.not_null_valid and not above.not_null:
+            named = column.not_null_name is not None and not partition
+            if column.not_null and column.not_null_valid and not above.not_null and not named:
                 yield f"{head} SET NOT NULL"
 
 
@@ -234,8 +252,18 @@ def indexes(definition: Definition, schema: str, *, without: frozenset[str] = fr
 
     `without`: indexes of partitions that are made together with those of the table above.
     """
+    # What inherits from two of them stands below each.
+    for one in {each.oid: each for each in _leaves_first(definition)}.values():
+        yield from _indexes(one, schema, without)
+
+
+def _leaves_first(definition: Definition) -> Iterator[Definition]:
     for one in definition.below:
-        yield from indexes(one, schema, without=without)
+        yield from _leaves_first(one)
+    yield definition
+
+
+def _indexes(definition: Definition, schema: str, without: frozenset[str]) -> Iterator[Planned]:
     at = place(definition, schema)
     for index in definition.indexes:
         if not (index.part and index.name in without):
