@@ -9,6 +9,7 @@ from psycopg import sql
 
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, set_local
+from segue.databases.postgresql.online import moves
 from segue.databases.postgresql.online.wording import comma, is_exact, key_names, key_type
 from segue.engine import journal
 
@@ -249,7 +250,7 @@ def drop_sql(relations: Sequence[Relation], change_id: str, *, moved: bool = Fal
             sql.Identifier(trigger_name(change_id, what)), _place(relation, moved=moved).sql
         )
         for relation in relations
-        for what in trigger_events(relation)
+        for what in (*trigger_events(relation), moves.MOVED)
     )
 
 
@@ -262,7 +263,8 @@ def drop_log_sql(log: Place) -> sql.Composed:
                 sql.SQL("drop function if exists {}()").format(sql.Identifier(log.schema_name, f"{log.name}_{name}"))
                 for name in functions
             ),
-            sql.SQL("drop table if exists {}").format(log.sql),
+            sql.SQL("drop function if exists {}()").format(moves.function_of(log)),
+            sql.SQL("drop table if exists {}, {}").format(log.sql, moves.place_of(log).sql),
         ]
     )
 
@@ -279,7 +281,7 @@ def remove(
     """Take the triggers off, one table at a time; the application waits for a slice of time at most."""
     for relation in relations:
         place = _place(relation, moved=moved)
-        names = [trigger_name(change_id, what) for what in trigger_events(relation)]
+        names = [trigger_name(change_id, what) for what in (*trigger_events(relation), moves.MOVED)]
         standing = site.look.execute(
             "select true from pg_catalog.pg_trigger as t join pg_catalog.pg_class as c on c.oid = t.tgrelid "
             "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "

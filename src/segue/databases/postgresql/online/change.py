@@ -24,6 +24,7 @@ from segue.databases.postgresql.online import (
     drain,
     ghost,
     keygraph,
+    moves,
     parity,
     planners,
     shadow,
@@ -453,6 +454,7 @@ class PostgresChange:
             capture.make_log(site, member.backward, log)
             capture.make_functions(site, member.backward, log)
             capture.install(site, member.new, member.backward, log, drawn.id, patience, note, enabled=False)
+            moves.install(site, member.new, member.backward, log, drawn.id)
         views = dependents.matviews_before(member, drawn)
         if views:
             with self._builder() as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segue.databases.postgresql.online import cloning, facts, following
+from segue.databases.postgresql.online import cloning, facts, following, moves
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.cloning import guarded
 from segue.databases.postgresql.online.facts import compose, ident, listed, literal, retarget, verbatim
@@ -173,7 +173,7 @@ def _columns_of(expression: str) -> set[str]:
 def warnings(connection: Connection, member: Member, blueprint: Blueprint) -> list[str]:
     """Return what people should know before such a swap."""
     dependents = member.dependents
-    found = list(dependents.get("warnings", ()))
+    found = [*dependents.get("warnings", ()), *moves.warnings(member)]
     for view in dependents["views"]:
         if view["kind"] == "m":
             found.append(

@@ -12,6 +12,7 @@ from psycopg import sql
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.lease import check_fence
 from segue.databases.postgresql.online import digest
+from segue.databases.postgresql.online.moves import Moves
 from segue.databases.postgresql.online.refusing import Sieve, is_refusal, too_many
 from segue.databases.postgresql.online.wording import Listing, Wording, comma
 from segue.engine import journal
@@ -57,6 +58,8 @@ class Drainer:
         self.connection = connection
         self._wording = wording = Wording(connection, flow)
         self._listing = listing = Listing(connection, wording, f"segue_{log.name}_keys")
+        self._moves = Moves(connection, listing, log)
+        self._moved = 0
         self._sieve = Sieve(connection, listing, change_id, member, direction)
         #: Where keys are listed that are to be brought up to date, by which columns, and whether each only once.
         self.table = listing.table
@@ -144,6 +147,9 @@ class Drainer:
             keys, entries = keys + more, entries + again
         if emptied:
             self.connection.execute(sql.SQL("delete from {} where segue_k1 is null").format(self.table))
+        # A row that has moved is brought up to date at both of its keys at once.
+        self._moved = self._moves.take()
+        keys += self._moved
         self._last = last if most is not None and entries >= most else None
         drained = self.bring(keys, compare=compare)
         left = most if most is not None and entries >= most else 0
@@ -173,6 +179,9 @@ class Drainer:
         if keys > FEW_KEYS:
             connection.execute(sql.SQL("analyze {}").format(self._listing.table))
         parts: list[sql.Composable] = [sql.SQL(_MANY if keys > FEW_KEYS else _FEW), self._lift]
+        if self._moved:
+            parts.append(self._moves.follow)
+            self._moved = 0
         parts += [sql.SQL("savepoint segue_put"), self._put, sql.SQL("release savepoint segue_put")]
         try:
             connection.execute(sql.SQL(";\n").join(parts))

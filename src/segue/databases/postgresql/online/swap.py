@@ -10,7 +10,7 @@ from psycopg import sql
 from segue import clock
 from segue.databases.postgresql import history, parse
 from segue.databases.postgresql.locking import NotThisTime, find_blockers, set_local, take_locks
-from segue.databases.postgresql.online import capture, dependents
+from segue.databases.postgresql.online import capture, dependents, moves
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.watching import signature
 from segue.engine import journal
@@ -166,11 +166,11 @@ def move(site: Site, blueprint: Blueprint, direction: str) -> str:
         lines += dependents.swap_in(member, blueprint, direction)
     if forward:
         # Not there where no way back was asked for.
-        lines += [
-            capture.enable_sql(member.new, blueprint.id, moved=True).as_string(site.work)
-            for member in blueprint.members
-            if has_triggers(site, member.new[0].place, blueprint.id)
-        ]
+        for member in blueprint.members:
+            if has_triggers(site, member.new[0].place, blueprint.id):
+                lines.append(capture.enable_sql(member.new, blueprint.id, moved=True).as_string(site.work))
+                following = moves.enable_sql(member.new, member.backward, blueprint.id)
+                lines += [line.as_string(site.work) for line in following]
     return ";\n".join(line for line in lines if line)
 
 
