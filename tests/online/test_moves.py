@@ -48,7 +48,7 @@ WRITTEN = {
     "all by one": (["UPDATE t SET id = id - 1", "UPDATE t SET id = id - 1"], {-1: 1, 0: 2, 3: 5, 7: 9}),
     "a key that goes": (["UPDATE t SET id = 12 WHERE id = 2", "DELETE FROM t WHERE id = 12"], {}),
     "a whole transaction": (
-        ["BEGIN; " + "".join(f"UPDATE t SET id = {to} WHERE id = {of};" for of, to in [(1, 0), (2, 1), (0, 2)]) + "END"],
+        ["".join(["BEGIN;", *(f"UPDATE t SET id = {to} WHERE id = {of};" for of, to in ((1, 0), (2, 1), (0, 2))), "END"])],
         {1: 2, 2: 1},
     ),
 }  # fmt: skip

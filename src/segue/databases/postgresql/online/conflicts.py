@@ -12,6 +12,7 @@ from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.drain import telling
 from segue.databases.postgresql.online.refusing import MOST_CONFLICTS, Sieve, too_many
 from segue.databases.postgresql.online.wording import Listing, Wording, comma
+from segue.databases.postgresql.relations import descendants, strings
 from segue.engine import journal
 from segue.model.online import Conflict
 from segue.ports import BACKWARD, FORWARD
@@ -134,6 +135,82 @@ def duplicates(
 
     message = f'could not create unique index "{index.name}": another row has the same key'
     return _move(site, member, change_id, find, "segue_place > 1", ("23505", message, index.name), connection)
+
+
+def excluded(site: Site, change_id: str, member: Member, index: Index, *, connection: Connection | None = None) -> int:
+    """Move rows out of the shadow that a constraint with an index of its own would refuse; return how many.
+
+    Such as EXCLUDE: which rows exclude each other only the server knows, so rows are put into a table that has the
+    constraint, the lowest key first. Otherwise as `duplicates`.
+    """
+    session = connection or site.work
+    aside = sql.Identifier("pg_temp", f"segue_{change_id}_{member.number}_apart")
+    rule = _constraint(index)
+    rule.deferrable = rule.initdeferred = False
+    flow = member.forward
+    order = comma(sql.Identifier(column.into) for column in flow.key)
+    columns = sorted({column.into for column in flow.key} | set(_named(rule)))
+
+    def find(wording: Wording) -> sql.Composed:
+        session.execute(
+            sql.SQL(
+                "create temp table {name} on commit drop as select {columns} from {into} with no data; "
+                "alter table {aside} add {rule}; "
+                "insert into {aside} select {columns} from {into} order by {order} on conflict do nothing"
+            ).format(
+                name=sql.Identifier(f"segue_{change_id}_{member.number}_apart"),
+                aside=aside,
+                columns=comma(map(sql.Identifier, columns)),
+                into=wording.into,
+                rule=sql.SQL(_deparsed_constraint(rule)),
+                order=order,
+            )
+        )
+        return sql.SQL(
+            "select {keys} from {into} as segue_into where not exists ("
+            "select from {aside} as segue_apart where ({theirs}) = ({mine}))"
+        ).format(
+            keys=_back(flow, "segue_into"),
+            into=wording.into,
+            theirs=comma(sql.Identifier("segue_apart", column.into) for column in flow.key),
+            mine=comma(sql.Identifier("segue_into", column.into) for column in flow.key),
+            aside=aside,
+        )
+
+    state = "23P01" if "EXCLUDE" in str(index.definition) or "OVERLAPS" in str(index.definition) else "23505"
+    message = f'could not create "{index.constraint}": it excludes another row'
+    return _move(site, member, change_id, find, "true", (state, message, index.constraint or ""), session)
+
+
+def _constraint(index: Index) -> Any:
+    """Return the tree of an index's constraint, which says itself what it is over."""
+    return getattr(
+        parse.node(f"ALTER TABLE t ADD {index.definition}").alter_table_stmt.cmds[0].alter_table_cmd, "def"
+    ).constraint
+
+
+def _named(constraint: Any) -> list[str]:
+    """Return the columns that a constraint is over, or that its expressions and its condition name."""
+    found = [part.string.sval for part in (*constraint.keys, *constraint.including)]
+    for part in constraint.exclusions:
+        element = part.list.items[0].index_elem
+        found += [element.name] if element.name else _columns(element.expr)
+    return list(dict.fromkeys([*found, *_columns(constraint.where_clause)]))
+
+
+def _columns(expression: Any) -> list[str]:
+    return [strings(node.fields)[-1] for node in descendants(expression, "ColumnRef") if strings(node.fields)]
+
+
+def _deparsed_constraint(constraint: Any) -> str:
+    """Return a constraint's tree as SQL, without its name."""
+    import postgast
+
+    head = "ALTER TABLE t ADD "
+    tree = postgast.parse(head + "CHECK (true)")
+    command = tree.stmts[0].stmt.alter_table_stmt.cmds[0].alter_table_cmd
+    getattr(command, "def").constraint.CopyFrom(constraint)
+    return postgast.deparse(tree)[len(head) :]
 
 
 def reference(member: Member, added: Mapping[str, Any]) -> Reference:
@@ -288,6 +365,7 @@ def repairs(conflict: Conflict, drawn: Blueprint) -> list[str]:
     found = [
         sql.SQL("update {} set {} = {} where {}").format(table, sql.Identifier(name), sql.SQL(value), where)
         for name, value in _remedies(conflict, member, flow)
+        if value != "NULL" or name not in _required(member)
     ]
     if conflict.direction == BACKWARD:
         # It is a good row of the table as it is now: only where the way back is wanted more than the row.
@@ -307,6 +385,9 @@ def _remedies(conflict: Conflict, member: Member, flow: Flow) -> list[tuple[str,
     if conflict.sqlstate == "23505":
         names = [name for name in _indexed(member, conflict.rule) if name in columns and name not in key]
         return [remedy for name in names for remedy in _different(name, columns[name].type, flow)]
+    if conflict.sqlstate == "23P01":
+        names = [name for name in _indexed(member, conflict.rule) if name in columns and name not in key]
+        return [remedy for name in names for remedy in _apart(name, columns[name].type)]
     if conflict.sqlstate == "23503":
         return [(name, "NULL") for name in columns if f"({name})=" in conflict.message]
     found = []
@@ -320,12 +401,22 @@ def _remedies(conflict: Conflict, member: Member, flow: Flow) -> list[tuple[str,
     return found
 
 
+def _required(member: Member) -> set[str]:
+    """Return the columns that must not be NULL, on either side."""
+    sides = (*member.definition.get("columns", ()), *member.drawn.get("columns", ()))
+    return {column["name"] for column in sides if column["not_null"]}
+
+
 def _indexed(member: Member, rule: str) -> Sequence[str]:
     for index in member.indexes:
         if rule in (index.name, index.constraint) and index.sql:
             return [
                 part.index_elem.name for part in parse.node(index.sql).index_stmt.index_params if part.index_elem.name
             ]
+        if rule == index.constraint and index.definition:
+            constraint = _constraint(index)
+            given = [part.list.items[0].index_elem.name for part in constraint.exclusions]
+            return [part.string.sval for part in constraint.keys] + [name for name in given if name]
     return ()
 
 
@@ -335,6 +426,11 @@ def _different(name: str, kind: str, flow: Flow) -> list[tuple[str, str]]:
         unique = " || '-' || ".join(_quoted(column.name) for column in flow.key)
         return [(name, f"{quoted} || '-' || {unique}"), (name, "NULL")]
     return [(name, "NULL")]
+
+
+def _apart(name: str, kind: str) -> list[tuple[str, str]]:
+    """Return what excludes no other row: no value, or a range of nothing."""
+    return [*([(name, "'empty'")] if kind.endswith("range") else []), (name, "NULL")]
 
 
 def _shorter(name: str, kind: str) -> list[tuple[str, str]]:
