@@ -55,7 +55,7 @@ class Hanging:
             values = ", ".join(column.expression for column in flow.columns)
             self.run(f"insert into {flow.into} ({names}) overriding system value select {values} from {flow.source}")
             for index in member.indexes:
-                shadow.build_index(self.connection, member, index)
+                self.run(*writing.build(index, index.table or flow.into))
 
     @property
     def member(self) -> Member:

@@ -117,9 +117,9 @@ def make(site: Site, members: tuple[Member, ...]) -> None:
 
 
 def finish(site: Site, member: Member) -> None:
-    shadow.build_key(site.work, member)
     for index in member.indexes:
-        shadow.build_index(site.work, member, index)
+        for statement in writing.build(index, index.table or member.forward.into):
+            site.work.execute(statement.encode())
 
 
 def copy(url: str, flow: Flow, source: str = "") -> None:

@@ -52,8 +52,8 @@ class ChangeSpec:
     """One online change: tables that are changed together and swapped at one instant.
 
     `strategy`: auto, native-online, shadow-table or ghost. `keys`: take the tables whose foreign keys refer to a
-    changed key along. `workers`: sessions that copy and verify. `reversible`: keep the old tables current
-    after the swap.
+    changed key along. `workers`: sessions that copy, build indexes and verify. `reversible`: keep the old tables
+    current after the swap.
     """
 
     tables: tuple[TableChange, ...]
@@ -63,8 +63,6 @@ class ChangeSpec:
     workers: int = 1
     chunk_seconds: float = 0.3
     chunk_keys: int = 50_000
-    maintenance_memory: str | None = None
-    maintenance_workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +105,20 @@ class Drained:
     left: int = 0
     emptied: bool = False
     differing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one look after the old tables of a reversible change did: so many keys were brought up to date there.
+
+    `left`: more waits in the log. `held`: somebody drives the database, or stood in the way. `refused`: rows that the
+    old tables cannot hold.
+    """
+
+    keys: int = 0
+    left: bool = False
+    held: bool = False
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

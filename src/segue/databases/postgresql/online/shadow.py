@@ -276,34 +276,6 @@ def _exists(connection: Connection, at: Place) -> bool:
     return bool(row and row[0])
 
 
-def build_key(connection: Connection, member: Member) -> None:
-    """Build the indexes of a shadow by which drains find its rows; what is built already is left."""
-    for index in member.indexes:
-        if index.early:
-            build_index(connection, member, index)
-
-
-def build_index(connection: Connection, member: Member, index: Index) -> None:
-    """Build an index or a late constraint of a shadow, in one transaction, unless it is there."""
-    at = index.table or member.forward.into
-    found = connection.execute(
-        "select pg_catalog.to_regclass(%(index)s) is not null, exists ("
-        "select from pg_catalog.pg_constraint where conrelid = pg_catalog.to_regclass(%(table)s) "
-        "and conname = %(name)s)",
-        {
-            "index": str(Place(schema_name=at.schema_name, name=index.name)),
-            "table": str(at),
-            "name": index.constraint or "",
-        },
-    ).fetchone()
-    if found is None or found[0] or (index.constraint is not None and found[1]):
-        return
-    with connection.transaction():
-        for statement in writing.build(index, at):
-            connection.execute(statement.encode())
-    journal.point("online-built")
-
-
 def remove_extras(site: Site, blueprint: Blueprint, patience: Patience, note: Callable[[str], None]) -> None:
     """Drop from the new tables, once they are in their places, the indexes that served the change alone."""
     for member in blueprint.members:
