@@ -68,8 +68,28 @@ def in_the_way(change: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def show(change: Mapping[str, Any]) -> None:
-    """Print a change as it stands."""
+def until(change: Mapping[str, Any]) -> Any:
+    """Return until when a change can be taken back, or that its time is over."""
+    return "over: cleanup is due" if change["cleanup_due"] else change["reversible_until"]
+
+
+def way_back(back: Mapping[str, Any] | None) -> str | None:
+    """Return how current the old table is, and who sees to it."""
+    if back is None:
+        return None
+    if back["waiting"] is None:
+        return f"not known: {back['why']}"
+    if not back["waiting"]:
+        return "current: every write is in the old table too"
+    noun = "write waits" if back["waiting"] == 1 else "writes wait"
+    said = f"{count(back['waiting'])} {noun} to be brought to the old table"
+    if not back["workers"]:
+        return f"{said}, and no worker runs that does it: `segue worker`, or `segue worker --once` now and then"
+    return f"{said}; the workers do that" + (f", but not now: {back['why']}" if back["why"] else "")
+
+
+def show(change: Mapping[str, Any], back: Mapping[str, Any] | None = None) -> None:
+    """Print a change as it stands, and how its way `back` does."""
     metrics = change["metrics"]
     output.fields(
         [
@@ -89,12 +109,15 @@ def show(change: Mapping[str, Any]) -> None:
             ("expected end", change["estimated_completion"]),
             ("swapped", change["swapped_at"]),
             ("locks held", _locks(metrics)),
-            ("way back until", change["reversible_until"]),
+            ("way back until", until(change)),
+            ("old table", way_back(back)),
             ("ended", change["completed_at"]),
         ]
     )
     for line in change["warnings"]:
         output.data(f"mind: {line}")
+    if change["cleanup_due"]:
+        output.data(f"next: `segue change cleanup --env {change['environment']}` drops what was kept for the way back")
     if change["shadows"]:
         output.data()
         output.table(

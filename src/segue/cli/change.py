@@ -315,7 +315,7 @@ def list_(
                 int(one["percent"]),
                 one["impact"],
                 one["started_at"],
-                one["reversible_until"],
+                _changes.until(one),
             )
             for one in rows
         ],
@@ -331,15 +331,19 @@ def show(change: Change = None, format_: Format = Form.TEXT, json_: Json = False
         segue change show orders
     """
     from segue import settings as loader
+    from segue import wiring
     from segue.services import changes
     from segue.store import open_store
 
-    with open_store(loader.load()) as store, store.session() as session:
-        content = changes.describe(session, changes.find(session, change))
+    settings = loader.load()
+    with open_store(settings) as store:
+        with store.session() as session:
+            content = changes.describe(session, changes.find(session, change))
+        back = changes.way_back(store, settings, wiring.parts(), content)
     if output.as_json():
-        output.document(content)
+        output.document({**content, "way_back": back})
     else:
-        _changes.show(content)
+        _changes.show(content, back)
 
 
 @app.command()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, ChangeSpec, Conflict
+    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.online import ChangeRecord, OnlineChange
@@ -684,12 +684,30 @@ class Database(Protocol):
         ...
 
     def online_conflicts(
-        self, url: str, *, execution: str, limit: int = 100
-    ) -> tuple[int, list[Conflict], dict[str, list[str]]]:
-        """Return how many rows an execution's online change refuses, some of them, and what could be done about each.
+        self, url: str, *, execution: str, step: str, limit: int = 100
+    ) -> tuple[int, list[tuple[Conflict, list[str]]]]:
+        """Return how many rows a step's online change refuses, and some of them with what could be done about each.
 
-        The statements, of which a person may choose one, are found under the key as JSON. Looks beside whoever works
-        there, without the lease; raises TargetUnreachable.
+        A person may choose one of the statements. Looks beside whoever works there, without the lease; raises
+        TargetUnreachable.
+        """
+        ...
+
+    def online_waiting(self, url: str, *, execution: str, step: str, most: int = 1_000_000) -> int | None:
+        """Return how many writes wait to be brought to the old tables of a reversible change, counted up to `most`.
+
+        None when there is no such change here. Looks beside whoever works there; raises TargetUnreachable.
+        """
+        ...
+
+    def online_keep(
+        self, url: str, *, execution: str, step: str, seconds: float, rest: Callable[[float], bool]
+    ) -> Kept | None:
+        """Bring what was written since the swap to the old tables of a reversible change, for about so many seconds.
+
+        In short transactions, in none of which anybody else holds the lease; a run is not disturbed. `rest` gets the
+        seconds that were worked, waits for as long as is polite, and returns whether to go on. None when there is no
+        such change here. Raises TargetUnreachable.
         """
         ...
 

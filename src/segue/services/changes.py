@@ -15,6 +15,7 @@ from segue import clock
 from segue.errors import Blocked, InvalidInput, NotFound, SegueError, SqlSyntaxError, UsageError
 from segue.model.lifecycles import ExecutionStatus, OnlineChangePhase
 from segue.model.online import ChangeSpec, plain
+from segue.model.vocabulary import WorkQueue
 from segue.planning.planfile import InvalidPlan
 from segue.ports import FORWARD, EffectKey, Patience
 from segue.services import environments, executions, plans, tuning, watching
@@ -272,11 +273,39 @@ def conflicts(
         row = find(session, word)
         content = describe(session, row)
         _, url = environments.resolve(session, settings, str(content["environment"]))
-    count, found, repairs = parts.database(url).online_conflicts(url, execution=str(content["execution"]), limit=limit)
-    return content, count, [_as_json(conflict, repairs) for conflict in found]
+    count, found = parts.database(url).online_conflicts(
+        url, execution=str(content["execution"]), step=str(content["step"]), limit=limit
+    )
+    return content, count, [_as_json(conflict, repairs) for conflict, repairs in found]
 
 
-def _as_json(conflict: Conflict, repairs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def way_back(store: Store, settings: Settings, parts: Parts, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how current the old tables of a reversible change are; None for any other.
+
+    `waiting`: the writes that are still to be brought to them, counted up to a million per table, None where that
+    could not be seen, for the reason in `why`; `workers`: whether one runs that does it; `due`: whether its time is
+    over.
+    """
+    if content["phase"] != OnlineChangePhase.REVERSIBLE:
+        return None
+    kept: Mapping[str, Any] = content["metrics"].get("kept") or {}
+    waiting: int | None = None
+    why = kept.get("why")
+    try:
+        with store.session() as session:
+            workers = watching.worker_alive(session, WorkQueue.EXECUTIONS)
+            _, url = environments.resolve(session, settings, str(content["environment"]))
+        waiting = parts.database(url).online_waiting(
+            url, execution=str(content["execution"]), step=str(content["step"])
+        )
+        if waiting is None:
+            why = "the target knows of no way back of this change"
+    except SegueError as error:
+        why = error.message
+    return {"waiting": waiting, "why": why, "workers": workers, "due": content["cleanup_due"]}
+
+
+def _as_json(conflict: Conflict, repairs: Sequence[str]) -> dict[str, Any]:
     return {
         "table": plain(conflict.table),
         "direction": conflict.direction,
@@ -286,7 +315,7 @@ def _as_json(conflict: Conflict, repairs: Mapping[str, Sequence[str]]) -> dict[s
         "rule": conflict.rule,
         "row": dict(conflict.row),
         "seen_at": conflict.seen_at,
-        "repairs": list(repairs.get(json.dumps(dict(conflict.key)), ())),
+        "repairs": list(repairs),
     }
 
 
@@ -376,6 +405,11 @@ def cleanup(
         with store.session() as session:
             done.append(Cleaned(describe(session, find(session, name)), error))
     return done
+
+
+def over(session: Session, row: OnlineChangeRow) -> bool:
+    """Return whether a change's way back is to end, because its time is over."""
+    return _why_not(session, row, now=False) is None
 
 
 def _why_not(session: Session, row: OnlineChangeRow, *, now: bool) -> tuple[str, str] | None:

@@ -227,12 +227,14 @@ def online_changes(session: Session, row: ExecutionRow) -> Sequence[OnlineChange
 def describe_change(row: OnlineChangeRow) -> dict[str, Any]:
     """Return an online change as JSON values, with its shadow tables.
 
-    `waiting` says why there is no swap yet, `slowed` why it is not faster; `rows_compared` counts while it verifies.
+    `waiting` says why there is no swap yet, `slowed` why it is not faster; `rows_compared` counts while it verifies;
+    `cleanup_due`: the time of its way back is over, and what was kept for it is still there.
     """
     metrics: Mapping[str, Any] = row.performance_metrics or {}
     swapped = datetime.fromisoformat(metrics["swapped_at"]) if metrics.get("swapped_at") else None
     days = max((shadow.retention_days for shadow in row.shadows), default=None)
     verified: Mapping[str, Any] = metrics.get("verified") or {}
+    until = swapped + timedelta(days=days) if swapped and days is not None and row.phase == "reversible" else None
     return {
         "change": row.change_name,
         "execution": row.execution_id,
@@ -260,9 +262,8 @@ def describe_change(row: OnlineChangeRow) -> dict[str, Any]:
         "estimated_completion": row.estimated_completion,
         "completed_at": row.completed_at,
         "swapped_at": swapped,
-        "reversible_until": (
-            swapped + timedelta(days=days) if swapped and days is not None and row.phase == "reversible" else None
-        ),
+        "reversible_until": until,
+        "cleanup_due": until is not None and until <= clock.now(),
         "metrics": metrics,
         "spec": row.change_spec,
         "shadows": [
@@ -344,22 +345,36 @@ def _next(session: Session, row: ExecutionRow, *, alive: bool) -> str | None:
     """Return what a person can do now, where the execution does not go on by itself."""
     if row.status == ExecutionStatus.WAITING:
         waiting: Mapping[str, Any] = row.waiting_for or {}
-        if waiting.get("kind") == "worker" and _worker_alive(session):
+        if waiting.get("kind") == "worker" and worker_alive(session):
             return None
         if waiting.get("hint"):
             return str(waiting["hint"])
         return None if row.handed_over else f"`segue resume {row.id}` looks again"
     if row.status == ExecutionStatus.PENDING and not row.handed_over:
         return f"`segue resume {row.id}` begins"
+    if row.status == ExecutionStatus.COMPLETED:
+        return _cleanup_due(session, row)
     if row.status == ExecutionStatus.PAUSED:
         return f"`segue resume {row.id}` goes on"
     if row.status == ExecutionStatus.RUNNING and not alive:
         if not row.handed_over:
             return "its process is gone; `segue resume` goes on, `segue rollback` takes it back"
-        if _worker_alive(session):
+        if worker_alive(session):
             return "its worker is gone; another one takes over"
         return "its worker is gone, and no other one is running: start one with `segue worker`"
     return None
+
+
+def _cleanup_due(session: Session, row: ExecutionRow) -> str | None:
+    """Return what to do about old tables that were kept for as long as they were to be."""
+    due = [change.table_name for change in online_changes(session, row) if describe_change(change)["cleanup_due"]]
+    if not due or worker_alive(session, WorkQueue.EXECUTIONS):
+        return None
+    what = f"the old table of {due[0]}" if len(due) == 1 else f"the old tables of {', '.join(due)}"
+    return (
+        f"the way back is over: `segue change cleanup --env {row.environment.name}` drops {what}, "
+        "as a worker does by itself"
+    )
 
 
 def logs(session: Session, row: ExecutionRow, *, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -446,12 +461,13 @@ def until_due(store: Store, wait: MustWait, watch: Watch = nobody) -> None:
 
 def handed_words(session: Session, execution: str) -> str:
     """Return what to tell a person who has handed an execution over."""
-    if _worker_alive(session):
+    if worker_alive(session):
         return f"execution {execution} is the workers' now; `segue status {execution}` shows how far it is"
     return f"execution {execution} waits for a worker, and none is running: start one with `segue worker`"
 
 
-def _worker_alive(session: Session) -> bool:
+def worker_alive(session: Session, queue: WorkQueue | None = None) -> bool:
+    """Return whether a worker runs, or one that takes what is in a queue."""
     from sqlalchemy import func, select
 
     from segue.store.tables.workers import WorkerRow
@@ -459,4 +475,6 @@ def _worker_alive(session: Session) -> bool:
     alive = select(WorkerRow.id).where(
         WorkerRow.status == "running", WorkerRow.heartbeat_at > func.clock_timestamp() - SILENT_AFTER
     )
+    if queue is not None:
+        alive = alive.where(WorkerRow.queues.contains([str(queue)]))
     return session.scalar(alive.limit(1)) is not None

@@ -45,6 +45,8 @@ DEAD_AFTER = timedelta(seconds=30)
 # How long workers that have stopped are remembered; the ledger knows of them for ever.
 KEPT = timedelta(days=7)
 _PRUNE_SECONDS = 30.0
+# How often it is looked whether the old tables of an online change want something.
+_UPKEEP_SECONDS = 5.0
 # When an execution is looked at again whose target somebody else holds, or cannot be reached. Jittered.
 _AGAIN_SECONDS = 10.0
 _SLOT_AGAIN_SECONDS = 2.0
@@ -105,6 +107,8 @@ class Worker:
         #: Set when its threads are to end.
         self._over = threading.Event()
         self._wake = threading.Event()
+        #: Set once the old tables of online changes have been looked after.
+        self._kept = threading.Event()
         self._leave: Any = None
         self._mine = threading.RLock()
         self._doing: list[dict[str, Any]] = []
@@ -153,7 +157,11 @@ class Worker:
 
         threads = [
             threading.Thread(target=run, name=name, daemon=True)
-            for run, name in ((self._beat, "segue heartbeat"), (self._sweep, "segue sweep"))
+            for run, name in (
+                (self._beat, "segue heartbeat"),
+                (self._sweep, "segue sweep"),
+                (self._keep, "segue upkeep"),
+            )
         ]
         for thread in threads:
             thread.start()
@@ -563,13 +571,29 @@ class Worker:
             self._wake.wait(SWEEP_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
             self._wake.clear()
 
+    def _keep(self) -> None:
+        """Look after reversible online changes: what can be waited for, in a thread that keeps nothing else waiting."""
+        from segue.services import upkeep
+
+        while WorkQueue.EXECUTIONS in self.wanted.queues and not self._drain.is_set():
+            try:
+                upkeep.look(self.store, self._settings, self._parts, self._drain)
+            except SegueError:
+                pass  # the heartbeat says that the store is away
+            except Exception:
+                log.exception("the upkeep failed", extra={"action": "upkeep-failed"})
+            self._kept.set()
+            self._drain.wait(_UPKEEP_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
+        self._kept.set()
+
     def _look(self) -> None:
         """Nudge what is due, as much of it as there is room for; end a worker that was to work once."""
         with self.store.session() as session:
             due = executions.due(session, limit=_DUE_AT_ONCE)
             fitting = self._fitting(session, due) if due else []
         self.queue.nudge_executions(fitting)
-        if self.wanted.once and not due and not self._doing and self.queue.empty(self.wanted.queues):
+        idle = not due and not self._doing and self._kept.is_set()
+        if self.wanted.once and idle and self.queue.empty(self.wanted.queues):
             self.stop()
 
     def _fitting(self, session: Session, due: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, Conflict
+    from segue.model.online import Alteration, Conflict, Kept
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
 
@@ -39,21 +39,26 @@ class PostgreSQL:
         return alter_tables(sql)
 
     def online_conflicts(
-        self, url: str, *, execution: str, limit: int = 100
-    ) -> tuple[int, list[Conflict], dict[str, list[str]]]:
-        """Look at the rows that an execution's online change refuses."""
-        import psycopg
+        self, url: str, *, execution: str, step: str, limit: int = 100
+    ) -> tuple[int, list[tuple[Conflict, list[str]]]]:
+        """Look at the rows that a step's online change refuses."""
+        from segue.databases.postgresql.online.offering import conflicts_of
 
-        from segue.databases.postgresql.connection import open_session
-        from segue.databases.postgresql.errors import explain, place
-        from segue.databases.postgresql.online.change import conflicts_of
+        return conflicts_of(url, execution, step, limit)
 
-        try:
-            # Not as sessions of a lease are called: whoever takes that ends those.
-            with open_session(url, application="segue-look") as connection:
-                return conflicts_of(connection, execution, limit)
-        except psycopg.Error as error:
-            raise explain(error, place(url)) from error
+    def online_waiting(self, url: str, *, execution: str, step: str, most: int = 1_000_000) -> int | None:
+        """Count what waits for the old tables of a reversible change."""
+        from segue.databases.postgresql.online.upkeep import waiting
+
+        return waiting(url, execution, step, most)
+
+    def online_keep(
+        self, url: str, *, execution: str, step: str, seconds: float, rest: Callable[[float], bool]
+    ) -> Kept | None:
+        """Bring what was written since the swap to the old tables of a reversible change."""
+        from segue.databases.postgresql.online.upkeep import keep
+
+        return keep(url, execution, step, seconds=seconds, rest=rest)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

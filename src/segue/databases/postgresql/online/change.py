@@ -684,6 +684,11 @@ class PostgresChange:
 
     def _check_way_back(self) -> None:
         drawn = self.blueprint
+        if "retiring" in self._detail:
+            raise StepFailed(
+                "the way back is being ended: the old tables are not kept current any more",
+                hint="`segue change cleanup` drops the rest; change the tables again, the other way round",
+            )
         if "after" not in self._detail:
             return  # it was killed right after the swap, and nobody had time to change anything
         if watching.signature(self._site.look, drawn, BACKWARD) != self._detail["after"]:
@@ -748,6 +753,12 @@ class PostgresChange:
         """End the way back."""
         with self._telling():
             self._end_sessions()
+            if "retiring" not in self._detail:
+                # Before anything is removed: an old table that is not kept current any more must never come back.
+                self._detail = {**self._detail, "retiring": True}
+                with self._site.transaction() as connection:
+                    self._keep(connection, detail=self._detail)
+                journal.point("online-retiring")
             swap.remove(self._site, self.blueprint, patience, note, direction=FORWARD)
             shadow.remove_extras(self._site, self.blueprint, patience, note)
             with self._site.transaction() as connection:
@@ -816,18 +827,3 @@ def _system(connection: Connection) -> tuple[str, int]:
 def _run(connection: Connection, texts: Sequence[str]) -> None:
     if texts:
         connection.execute(";\n".join(texts).encode())
-
-
-def conflicts_of(
-    connection: Connection, execution: str, limit: int
-) -> tuple[int, list[Conflict], dict[str, list[str]]]:
-    """Return how many rows an execution's change refuses, some of them, and repairs by key, for a person to choose."""
-    row = connection.execute("select blueprint from segue.change where execution = %s", [execution]).fetchone()
-    if row is None:
-        return 0, [], {}
-    drawn = Blueprint.model_validate(row[0])
-    found = conflicts.listed(connection, drawn, limit)
-    repairs: Mapping[str, list[str]] = {
-        json.dumps(dict(conflict.key)): conflicts.repairs(conflict, drawn) for conflict in found
-    }
-    return conflicts.count(connection, drawn), found, dict(repairs)
