@@ -5,7 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 from fix_online import CHANGE, Assemble, HandMade
-from fix_targets import rows, run_sql, value
+from fix_shops import Shops
+from fix_targets import Background, rows, run_sql, until, value
 
 from segue.databases.postgresql.online import conflicts, refusing
 from segue.databases.postgresql.online.blueprint import Blueprint, Index, Member
@@ -106,6 +107,68 @@ def test_a_duplicate_that_is_gone_or_changed_meanwhile_is_no_conflict(people: Ha
     run_sql(people.url, index.sql)
     people.drain(compare=True)
     assert (people.conflicts(), people.differences()) == ([], [])
+
+
+BOOKED = (
+    "CREATE TABLE booked (id int PRIMARY KEY, room int NOT NULL, at int4range)",
+    "INSERT INTO booked SELECT g, g, int4range(g * 10, g * 10 + 10) FROM generate_series(1, 100) AS g",
+    # Of three that follow upon each other only the middle one is too much.
+    "INSERT INTO booked VALUES (201, 1, '[2000, 2010)'), (202, 1, '[2005, 2020)'), (203, 1, '[2015, 2030)'), "
+    "(204, 1, NULL), (205, 1, 'empty')",
+)
+APART = """
+plan: apart
+version: 1.0.0
+description: Let nothing overlap
+steps:
+  - name: apart
+    kind: online-change
+    strategy: shadow-table
+    table: booked
+    alter: [ADD CONSTRAINT apart EXCLUDE USING gist (at WITH &&) WHERE (room > 0) DEFERRABLE INITIALLY DEFERRED]
+"""
+
+
+@pytest.mark.parametrize("repair", range(3))
+def test_rows_that_exclude_each_other_wait_for_a_repair_and_no_longer(
+    repair: int, any_database: str, shops: Shops
+) -> None:
+    run_sql(any_database, *BOOKED)
+    shops.open("shop", any_database)
+    plan = shops.add(APART)
+    running = Background(lambda: shops.run(plan))
+    until(lambda: value(any_database, "SELECT to_regclass('segue.conflict') IS NOT NULL"))
+    (found,) = until(lambda: rows(any_database, "SELECT key, sqlstate, rule FROM segue.conflict"))
+    assert found == (["202"], "23P01", "apart")
+    # Meanwhile the application goes on, and is not told.
+    run_sql(any_database, "INSERT INTO booked VALUES (206, 1, '[2028, 2040)')")
+    until(lambda: value(any_database, "SELECT count(*) FROM segue.conflict") == 2)
+    with psycopg.connect(any_database, autocommit=True) as connection:
+        (found,) = connection.execute("SELECT blueprint FROM segue.change").fetchone() or ()
+        blueprint = Blueprint.model_validate(found)
+        for one in conflicts.listed(connection, blueprint):
+            offered = conflicts.repairs(one, blueprint)
+            assert [text.split(" where ")[0] for text in offered] == [
+                'update "public"."booked" set "at" = \'empty\'',
+                'update "public"."booked" set "at" = NULL',
+                'delete from "public"."booked"',
+            ]
+            connection.execute(offered[repair].encode())
+    running.result()
+    assert value(any_database, "SELECT count(*) FROM booked") == (104 if repair == 2 else 106)
+    with pytest.raises(psycopg.errors.ExclusionViolation):
+        run_sql(any_database, "INSERT INTO booked VALUES (300, 1, '[2000, 2001)')")
+
+
+def test_rows_that_a_unique_constraint_of_partitions_would_refuse_are_moved(database: str, assemble: Assemble) -> None:
+    run_sql(database, *PEOPLE)
+    change = assemble(database, "people", "(id bigint, name text, team int, boss int) PARTITION BY LIST (team)")
+    run_sql(database, f"CREATE TABLE {change.flow.into.schema_name}.teams PARTITION OF {change.into} DEFAULT")
+    change.copy()
+    index = Index(name="once", sql="", constraint="once", definition="UNIQUE (name, team)")
+    moved = conflicts.excluded(change.site, CHANGE, drawn(change, index).members[0], index)
+    assert (moved, change.conflicts()) == (1, [(["7"], "23505", "once")])
+    run_sql(database, f"ALTER TABLE {change.into} ADD CONSTRAINT once {index.definition}")
 
 
 def test_more_duplicates_than_anybody_would_mend_stop_the_work(

@@ -48,7 +48,8 @@ WRITTEN = {
     "all by one": (["UPDATE t SET id = id - 1", "UPDATE t SET id = id - 1"], {-1: 1, 0: 2, 3: 5, 7: 9}),
     "a key that goes": (["UPDATE t SET id = 12 WHERE id = 2", "DELETE FROM t WHERE id = 12"], {}),
     "a whole transaction": (
-        ["".join(["BEGIN;", *(f"UPDATE t SET id = {to} WHERE id = {of};" for of, to in ((1, 0), (2, 1), (0, 2))), "END"])],
+        ["BEGIN; UPDATE t SET id = 0 WHERE id = 1; UPDATE t SET id = 1 WHERE id = 2; "
+         "UPDATE t SET id = 2 WHERE id = 0; COMMIT"],
         {1: 2, 2: 1},
     ),
 }  # fmt: skip

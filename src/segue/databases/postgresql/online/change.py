@@ -31,19 +31,20 @@ from segue.databases.postgresql.online import (
     swap,
     verify,
     watching,
-    writing,
 )
 from segue.databases.postgresql.online.blueprint import Blueprint, Index, Member
+from segue.databases.postgresql.online.building import Builder
 from segue.databases.postgresql.online.drain import Drainer
+from segue.databases.postgresql.online.orphans import Orphans
 from segue.engine import journal
-from segue.errors import OutcomeUnknown, SegueError, StepFailed
+from segue.errors import LockNotGranted, OutcomeUnknown, SegueError, StepFailed
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.model.online import Chosen, Drained, Swapped, Verified
 from segue.model.online import Member as SeenMember
 from segue.ports import BACKWARD, FORWARD, EffectKey, Pace, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec, Conflict, Rehearsed
@@ -56,13 +57,6 @@ DRAIN_KEYS = 2_000
 FEW_KEYS = 100
 #: A source that was emptied is brought up to date by its log, if that has fewer entries than this; else copied anew.
 FRESH = 200_000
-# What sorting for an index may take: a quarter of the shared buffers, a gigabyte at most, and never less than is set.
-_MEMORY = """
-select greatest(
-    (select setting::bigint from pg_catalog.pg_settings where name = 'maintenance_work_mem'),
-    least(1048576, (select setting::bigint * 8 / 4 from pg_catalog.pg_settings where name = 'shared_buffers'))
-)
-"""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -76,6 +70,7 @@ class PostgresChange:
         self._sessions: list[Connection] = []
         self._drainers: dict[tuple[str, int], Drainer] = {}
         self._swappers: dict[tuple[str, int], Drainer] = {}
+        self._keys: dict[str, Orphans] = {}
         self._reader: ghost.Reader | None = None
         self._watched = 0.0
         self._pace: Callable[[], Pace] = Pace
@@ -145,13 +140,24 @@ class PostgresChange:
 
     def _tick(self, what: str) -> None:
         """Record that a part of the phase is done."""
-        self._done = {**self._done, what: True}
-        with self._site.transaction() as connection:
-            self._keep(connection, done=self._done)
+        with self._ticking(self._site.work, what):
+            pass
+
+    @contextmanager
+    def _ticking(self, connection: Connection, what: str) -> Iterator[None]:
+        """Give a transaction that records what is done in it; several sessions may do so at a time."""
+        with self._site.transaction(connection):
+            yield
+            connection.execute(
+                "update segue.change set done = done || pg_catalog.jsonb_build_object(%s::text, true), fence = %s "
+                "where id = %s",
+                [what, self._site.lease.fence, self.blueprint.id],
+            )
+        self._done[what] = True
 
     def _lasting(self) -> dict[str, Any]:
         """Return what stays done when the copy begins anew: what was made on the shadows beside their rows."""
-        return {what: True for what in self._done if what.startswith(("built ", "dressed "))}
+        return {what: True for what in self._done if what.startswith(("made ", "built ", "dressed "))}
 
     @property
     def blueprint(self) -> Blueprint:
@@ -378,7 +384,8 @@ class PostgresChange:
                 self._pace = pace
                 if not self._settle(member, patience, note, boundary, rest):
                     return
-            self._done = self._lasting()
+            self._take_out(FORWARD, note, boundary, every=True)
+            self._done = {**self._lasting(), **{what: True for what in self._done if what.startswith("vacuumed ")}}
             self._advance(Phase.VERIFYING, done=self._done)
 
     def _settle(
@@ -392,10 +399,11 @@ class PostgresChange:
         """Return False when the source was emptied: the copy begins anew."""
         site, drawn = self._site, self.blueprint
         name = str(member.number)
+        builder = self._builder(boundary)
         if f"keyed {name}" not in self._done:
-            for index in member.indexes:
-                if index.early:
-                    self._build(member, index)
+            # What is not unique fits whatever the rows are. The log is drained into it then, a key at a time.
+            first = [index for index in member.indexes if index.early or (index.sql and not index.unique)]
+            builder.build(member, first, self._is_done)
             self._tick(f"keyed {name}")
             journal.point("online-keyed")
         if f"indexed {name}" not in self._done:
@@ -403,21 +411,37 @@ class PostgresChange:
                 self.restart(patience, note)
                 return False
             for index in member.indexes:
-                boundary()
                 if index.added and index.unique and index.sql:
+                    boundary()
                     moved = conflicts.duplicates(site, drawn.id, member, index)
                     if moved:
                         note(f'{moved:,} rows of {member.table} do not fit "{index.name}"')
-                self._build(member, index)
-            self._orphans(member, note)
+                elif index.added and not index.sql:
+                    self._build_apart(member, index, builder, note)
+            builder.build(member, member.indexes, self._is_done)
             self._tick(f"indexed {name}")
         if f"dressed {name}" not in self._done:
-            self._dress(member, patience, note)
+            self._dress(member, patience, note, builder)
             self._tick(f"dressed {name}")
-        with self._builder() as session:
-            session.execute(sql.SQL("vacuum (analyze) {}").format(member.forward.into.sql))
-        journal.point("online-vacuumed")
+        if builder.gentle and f"vacuumed {name}" not in self._done:
+            builder.run(_vacuum(member))
+            self._tick(f"vacuumed {name}")
         return True
+
+    def _builder(self, boundary: Callable[[], None]) -> Builder:
+        return Builder(self._site, self._spec.workers, self._pace, boundary, self._ticking)
+
+    def _is_done(self, what: str) -> bool:
+        return what in self._done
+
+    def _build_apart(self, member: Member, index: Index, builder: Builder, note: Callable[[str], None]) -> None:
+        """Build a constraint that makes its own index; where it refuses rows, take them out of the shadow instead."""
+        try:
+            builder.build(member, [index], self._is_done)
+        except (psycopg.errors.ExclusionViolation, psycopg.errors.UniqueViolation):
+            with builder.session() as session:
+                moved = conflicts.excluded(self._site, self.blueprint.id, member, index, connection=session)
+            note(f'{moved:,} rows of {member.table} do not fit "{index.name}"')
 
     def _level(self, member: Member, boundary: Callable[[], None], rest: Callable[[float], None]) -> bool:
         """Drain until the shadow equals the table as one snapshot sees it: no unique value stands twice then.
@@ -434,16 +458,21 @@ class PostgresChange:
             rest(clock.ticks() - began)
         return not self._drain(member, None, compare=False, direction=FORWARD).emptied
 
-    def _orphans(self, member: Member, note: Callable[[str], None]) -> None:
-        """Take rows out of the shadow that a foreign key of the new definition would refuse."""
-        for added in member.dependents.get("foreign_keys_added", ()):
-            reference = conflicts.reference(member, added)
-            with self._builder() as session:
-                moved = conflicts.orphans(self._site, self.blueprint.id, member, reference, connection=session)
-            if moved:
-                note(f'{moved:,} rows of {member.table} do not fit "{reference.name}"')
+    def _take_out(
+        self, direction: str, note: Callable[[str], None], boundary: Callable[[], None], *, every: bool
+    ) -> dict[str, int]:
+        """Take rows out of the other side that its foreign keys would refuse; return how many, by foreign key."""
+        found = self._orphans(direction).take_out(self._builder(boundary).session, boundary, every=every)
+        for name, rows in found.items():
+            note(f'{rows:,} rows do not fit "{name}": what they refer to is not there')
+        return found
 
-    def _dress(self, member: Member, patience: Patience, note: Callable[[str], None]) -> None:
+    def _orphans(self, direction: str) -> Orphans:
+        if direction not in self._keys:
+            self._keys[direction] = Orphans(self._site, self.blueprint, direction)
+        return self._keys[direction]
+
+    def _dress(self, member: Member, patience: Patience, note: Callable[[str], None], builder: Builder) -> None:
         """Give a shadow everything that the table has, as far as nobody notices, and the triggers for the way back."""
         site, drawn = self._site, self.blueprint
         with site.transaction() as connection:
@@ -457,42 +486,11 @@ class PostgresChange:
             moves.install(site, member.new, member.backward, log, drawn.id)
         views = dependents.matviews_before(member, drawn)
         if views:
-            with self._builder() as session:
+            with builder.session() as session:
                 swap.drop_views(session, drawn.new_schema)
                 for text in views:
                     session.execute(text.encode())
             journal.point("online-views-built")
-
-    def _build(self, member: Member, index: Index) -> None:
-        """Build an index or constraint of a shadow, once, however often it is asked for."""
-        name = f"built {member.number} {index.name}"
-        if name in self._done:
-            return
-        done = {**self._done, name: True}
-        with self._builder() as session, self._site.transaction(session):
-            for text in writing.build(index, index.table or member.forward.into):
-                session.execute(text.encode())
-            self._keep(session, done=done)
-            journal.point("online-index-before-commit")
-        self._done = done
-        journal.point("online-index-built")
-
-    @contextmanager
-    def _builder(self) -> Iterator[Connection]:
-        """Open a session that builds on a shadow, which nobody but this change writes: no application waits for it."""
-        row = self._site.look.execute(_MEMORY).fetchone()
-        memory = self._spec.maintenance_memory or (f"{row[0]}kB" if row else "64MB")
-        pins = {"maintenance_work_mem": memory, "statement_timeout": "0"}
-        if self._spec.maintenance_workers is not None:
-            pins["max_parallel_maintenance_workers"] = str(self._spec.maintenance_workers)
-        elif self._pace().duty < 1:
-            # A build cannot be slowed down, but it need not take more than one processor from the application.
-            pins |= {"max_parallel_maintenance_workers": "0", "vacuum_cost_delay": "1ms"}
-        session = self._site.open(**pins)
-        try:
-            yield session
-        finally:
-            session.close()
 
     # -- comparing
 
@@ -508,6 +506,7 @@ class PostgresChange:
             self._follow()
             one = self._member(member)
             drawn = self.blueprint
+            self._pace = pace
 
             def settle() -> None:
                 self._drain(one, None, compare=False, direction=FORWARD)
@@ -524,11 +523,24 @@ class PostgresChange:
                 late=partial(self._reader.late, log) if self._reader is not None else None,
             )
             try:
-                return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
+                with self._vacuumed_meanwhile(one, boundary):
+                    return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
             except verify.SourceEmptied:
                 # Too much was written since to be brought up to date by the log.
                 self.restart(Patience(locks=0, work=0), lambda _: None)
                 return Verified(0, 0, 0, "0", "0", 0)
+
+    @contextmanager
+    def _vacuumed_meanwhile(self, member: Member, boundary: Callable[[], None]) -> Iterator[None]:
+        """Vacuum and analyse the shadow, if that was not done: it must be planned for and read well after the swap."""
+        name = f"vacuumed {member.number}"
+        if name in self._done:
+            yield
+            return
+        with self._builder(boundary).beside(_vacuum(member)):
+            yield
+        self._tick(name)
+        journal.point("online-vacuumed")
 
     def verified(self) -> None:
         """Record that the swap may come."""
@@ -588,6 +600,9 @@ class PostgresChange:
             self._follow()
             if cancel:
                 swap.cancel(self._site, cancel, note)
+            left = self._take_out(FORWARD, note, lambda: None, every=False)
+            if left:
+                raise LockNotGranted(f"the swap waits: {sum(left.values()):,} rows do not fit the new foreign keys")
             swapped = self._swap(FORWARD, patience, budget, note, most, self._detail["signature"])
             self._phase = Phase.REVERSIBLE
             return swapped
@@ -615,6 +630,7 @@ class PostgresChange:
             note=note,
             most=most,
             expected=expected,
+            check=self._orphans(direction).check,
             barrier=reader.barrier if reader is not None and direction == FORWARD else None,
         )
 
@@ -630,7 +646,14 @@ class PostgresChange:
             for member in self.blueprint.members:
                 for text in dependents.after(member, self.blueprint, direction):
                     boundary()
-                    self._alone(text, patience, note)
+                    try:
+                        self._alone(text, patience, note)
+                    except psycopg.errors.ForeignKeyViolation as error:
+                        raise StepFailed(
+                            f"{error.diag.message_primary}: {error.diag.message_detail}",
+                            hint="the swap has taken place, and rows that are written now are checked; mend this one, "
+                            "and `segue resume`",
+                        ) from error
                     journal.point("online-completed-part")
             if direction == FORWARD:
                 lines = parity.compare_after(self._site.look, self.blueprint)
@@ -680,6 +703,11 @@ class PostgresChange:
                         )
                     if drained.keys < FEW_KEYS:
                         break
+            # What the new tables allow: the application may have used it.
+            self._orphans(BACKWARD).again()
+            for member in self.blueprint.members:
+                self._drain(member, None, compare=False, direction=BACKWARD)
+            self._take_out(BACKWARD, lambda _: None, lambda: None, every=False)
             return conflicts.listed(self._site.look, self.blueprint, 1000, direction=BACKWARD)
 
     def _check_way_back(self) -> None:
@@ -719,6 +747,8 @@ class PostgresChange:
     def conflicts(self, limit: int = 100) -> tuple[int, list[Conflict]]:
         """Return how many rows are refused, and some of them."""
         with self._telling():
+            if self._phase is Phase.SWAPPING:
+                self._orphans(FORWARD).again()
             return (
                 conflicts.count(self._site.look, self.blueprint),
                 conflicts.listed(self._site.look, self.blueprint, limit),
@@ -822,6 +852,10 @@ def _system(connection: Connection) -> tuple[str, int]:
         "(select timeline_id from pg_catalog.pg_control_checkpoint())"
     ).fetchone()
     return (str(row[0]), int(row[1])) if row else ("", 0)
+
+
+def _vacuum(member: Member) -> sql.Composed:
+    return sql.SQL("vacuum (analyze) {}").format(member.forward.into.sql)
 
 
 def _run(connection: Connection, texts: Sequence[str]) -> None:

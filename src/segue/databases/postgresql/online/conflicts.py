@@ -18,7 +18,7 @@ from segue.model.online import Conflict
 from segue.ports import BACKWARD, FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import psycopg
 
@@ -50,12 +50,29 @@ _PLAIN_VALUES = (
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A foreign key of the new definition: the destination's columns, and the table and columns that they refer to."""
+    """A foreign key of a destination: its columns, and the table and columns that they refer to.
+
+    `full`: either all of its columns are NULL, or none.
+    """
 
     name: str
     columns: tuple[str, ...]
     table: Place
     referenced: tuple[str, ...]
+    full: bool = False
+
+    def fits(self, mine: Sequence[sql.Composable]) -> sql.Composed:
+        """Return the condition that these values refer to a row, or to none."""
+        theirs = [sql.Identifier("segue_far", name) for name in self.referenced]
+        parts = comma(mine)
+        none = sql.SQL("pg_catalog.num_nulls({}) = {}") if self.full else sql.SQL("pg_catalog.num_nulls({}) > {}")
+        return sql.SQL("{} or exists (select from {} as segue_far where {})").format(
+            none.format(parts, sql.SQL(str(len(mine) if self.full else 0))),
+            self.table.sql,
+            sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
+            ),
+        )
 
 
 def count(connection: Connection, drawn: Blueprint, *, member: int | None = None, direction: str | None = None) -> int:
@@ -213,45 +230,41 @@ def _deparsed_constraint(constraint: Any) -> str:
     return postgast.deparse(tree)[len(head) :]
 
 
-def reference(member: Member, added: Mapping[str, Any]) -> Reference:
-    """Return a foreign key that a change adds, from its name and definition."""
-    text = f"ALTER TABLE {member.table} ADD CONSTRAINT segue_key {added['definition']}"
-    key = getattr(parse.node(text).alter_table_stmt.cmds[0].alter_table_cmd, "def").constraint
-    return Reference(
-        added["name"],
-        tuple(part.string.sval for part in key.fk_attrs),
-        Place(schema_name=key.pktable.schemaname, name=key.pktable.relname),
-        tuple(part.string.sval for part in key.pk_attrs),
-    )
-
-
 def orphans(
-    site: Site, change_id: str, member: Member, reference: Reference, *, connection: Connection | None = None
+    site: Site,
+    change_id: str,
+    member: Member,
+    reference: Reference,
+    *,
+    connection: Connection | None = None,
+    direction: str = FORWARD,
 ) -> int:
-    """Move rows out of the shadow that a new foreign key would refuse; return how many there are.
+    """Move rows out of the destination that a foreign key would refuse; return how many there are.
 
     Rows that were moved before come back first: what they refer to may be there by now.
     """
-    flow = member.forward
     mine = [sql.Identifier("segue_into", name) for name in reference.columns]
-    theirs = [sql.Identifier("segue_far", name) for name in reference.referenced]
 
     def find(wording: Wording) -> sql.Composed:
-        return sql.SQL(
-            "select {keys}, 1 as segue_place from {into} as segue_into where {present} "
-            "and not exists (select from {far} as segue_far where {same})"
-        ).format(
-            keys=_back(flow, "segue_into"),
-            into=wording.into,
-            present=sql.SQL(" and ").join(sql.SQL("{} is not null").format(name) for name in mine),
-            far=reference.table.sql,
-            same=sql.SQL(" and ").join(
+        # Written so that the server joins the tables, whatever their sizes.
+        theirs = [sql.Identifier("segue_far", name) for name in reference.referenced]
+        missing = sql.SQL("num_nulls({}) = 0 and not exists (select from {} as segue_far where {})").format(
+            comma(mine),
+            reference.table.sql,
+            sql.SQL(" and ").join(
                 sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
             ),
         )
+        keys = _back(_flow(member, direction), "segue_into")
+        found = sql.SQL("select {} from {} as segue_into where {}").format(keys, wording.into, missing)
+        if reference.full:
+            half = sql.SQL("num_nulls({}) not in (0, {})").format(comma(mine), sql.SQL(str(len(mine))))
+            found += sql.SQL(" union all select {} from {} as segue_into where {}").format(keys, wording.into, half)
+        return found
 
     message = f'insert or update violates foreign key constraint "{reference.name}": no such row in {reference.table}'
-    return _move(site, member, change_id, find, "true", ("23503", message, reference.name), connection)
+    why = ("23503", message, reference.name)
+    return _move(site, member, change_id, find, "true", why, connection, direction)
 
 
 def _move(
@@ -262,22 +275,24 @@ def _move(
     which: str,
     why: tuple[str, str, str],
     connection: Connection | None,
+    direction: str = FORWARD,
 ) -> int:
-    """Move the rows that are found out of the shadow; return how many conflicts there are for the same reason."""
+    """Move the rows that are found out of the destination; return how many conflicts there are for the same reason."""
     connection = connection or site.work
+    flow = _flow(member, direction)
     with telling(site, connection):
-        wording = Wording(connection, member.forward)
-        listing = Listing(connection, wording, f"segue_{change_id}_{member.number}_moved")
-        sieve = Sieve(connection, listing, change_id, member.number, FORWARD)
+        wording = Wording(connection, flow)
+        listing = Listing(connection, wording, f"segue_{change_id}_{member.number}_{direction}_moved")
+        sieve = Sieve(connection, listing, change_id, member.number, direction)
         mine = sql.SQL("change = {} and member = {} and direction = {} and sqlstate = {} and rule = {}").format(
-            *(sql.Literal(value) for value in (change_id, member.number, FORWARD, why[0], why[2]))
+            *(sql.Literal(value) for value in (change_id, member.number, direction, why[0], why[2]))
         )
         with site.transaction(connection):
             connection.execute(_SORTING)
             # Those that were moved before first come back, as far as they may: the rule may be in force already.
             back = listing.give_back(
                 sql.SQL("delete from segue.conflict where {} returning key, kept").format(mine),
-                comma(sql.SQL(f"key[{n}]::{column.type}") for n, column in enumerate(member.forward.key, 1)),
+                comma(sql.SQL(f"key[{n}]::{column.type}") for n, column in enumerate(flow.key, 1)),
             )
             if connection.execute(back).rowcount:
                 connection.execute(sql.SQL(";\n").join(listing.remove()))
@@ -292,7 +307,7 @@ def _move(
             if row and row[0] > MOST_CONFLICTS:
                 raise too_many()
             if row and row[0]:
-                kept = _kept(wording, listing, member, change_id, why)
+                kept = _kept(wording, listing, (change_id, member.number, direction), why)
                 connection.execute(sql.SQL(";\n").join([*listing.remove(), kept]))
             row = connection.execute(sql.SQL("select count(*) from segue.conflict where {}").format(mine)).fetchone()
             journal.point("online-conflicts-before-commit")
@@ -300,9 +315,7 @@ def _move(
     return int(row[0]) if row else 0
 
 
-def _kept(
-    wording: Wording, listing: Listing, member: Member, change_id: str, why: tuple[str, str, str]
-) -> sql.Composed:
+def _kept(wording: Wording, listing: Listing, whose: tuple[str, int, str], why: tuple[str, str, str]) -> sql.Composed:
     # A row that is not in the source any more, or another by now, is in the log as well.
     return sql.SQL(
         "insert into segue.conflict (change, member, direction, key, sqlstate, message, rule, row, kept) "
@@ -311,7 +324,7 @@ def _kept(
         "message = excluded.message, rule = excluded.rule, row = excluded.row, kept = excluded.kept, "
         "seen_at = clock_timestamp()"
     ).format(
-        *(sql.Literal(value) for value in (change_id, member.number, FORWARD)),
+        *(sql.Literal(value) for value in whose),
         wording.key_text("segue_row"),
         *(sql.Literal(value) for value in why),
         listing.kept_row("segue_row"),
@@ -389,7 +402,7 @@ def _remedies(conflict: Conflict, member: Member, flow: Flow) -> list[tuple[str,
         names = [name for name in _indexed(member, conflict.rule) if name in columns and name not in key]
         return [remedy for name in names for remedy in _apart(name, columns[name].type)]
     if conflict.sqlstate == "23503":
-        return [(name, "NULL") for name in columns if f"({name})=" in conflict.message]
+        return [(name, "NULL") for name in columns if name in _referring(member, conflict) and name not in key]
     found = []
     for name, column in columns.items():
         text = conflict.row[name]
@@ -399,6 +412,15 @@ def _remedies(conflict: Conflict, member: Member, flow: Flow) -> list[tuple[str,
             found += _shorter(name, column.type) if conflict.sqlstate == "22001" else []
             found.append((name, "NULL"))
     return found
+
+
+def _referring(member: Member, conflict: Conflict) -> list[str]:
+    """Return the columns of the foreign key that refuses a row."""
+    hanging = member.dependents
+    for each in (*hanging.get("foreign_keys_added", ()), *hanging.get("foreign_keys", ())):
+        if each["name"] == conflict.rule and each.get("outgoing", True):
+            return list(each["columns"])
+    return [name for name in conflict.row if f"({name})=" in conflict.message]
 
 
 def _required(member: Member) -> set[str]:

@@ -66,6 +66,9 @@ class Drainer:
         self.table = listing.table
         self.names = listing.names
         self.exact = wording.exact
+        #: The destination, and the condition that a row of it, called segue_into, is listed.
+        self.into = wording.into
+        self.listed = listing.holds_into()
         self._whose = self._sieve.whose
         self._last: str | None = None
         whose = sql.SQL("change = {change} and member = {member} and direction = {direction}").format(

@@ -450,6 +450,13 @@ def _dependents(
     added, dropped = _foreign_keys(connection, at, old, new, alteration.keys, following)
     for name, schema, table, columns in connection.execute(_INCOMING.encode(), [old.oid]):
         wanted = [following.get(column) for column in columns]
+        others = [each for each in wanted if each and (value := values[each]) is not None and not value.plain]
+        if others and len(spec.tables) == 1 and (schema, table) != (old.schema_name, old.name):
+            raise StepFailed(
+                f'foreign key "{name}" of {Place(schema_name=schema, name=table)} refers to "{others[0]}" of '
+                f"{change.table}, which gets other values by USING",
+                hint="change both tables together, or drop the foreign key first",
+            )
         if any(_referable(index, wanted) for index in new.indexes):
             if wanted != columns and (schema, table) != (old.schema_name, old.name):
                 raise StepFailed(

@@ -65,14 +65,16 @@ def swap(
     note: Callable[[str], None],
     most: int,
     expected: str,
+    check: Callable[[psycopg.Connection[Any], Mapping[int, Drainer]], None],
     barrier: Callable[[float], None] | None = None,
 ) -> Swapped:
     """Swap in `direction`; FORWARD puts the shadows in place, BACKWARD the old tables.
 
-    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have; `barrier` waits
-    until a log that lags behind holds all that was committed before the locks. Raises Behind when more than `most`
-    keys have to be drained under the locks or the `budget` of seconds is used up, LockNotGranted when the locks are
-    not to be had, StepFailed when rows differ or somebody has changed a table.
+    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have; `check` looks at
+    the rows once they are up to date, and raises LockNotGranted where some do not fit; `barrier` waits until a log
+    that lags behind holds all that was committed before the locks. Raises Behind when more than `most` keys have to be
+    drained under the locks or the `budget` of seconds is used up, LockNotGranted when the locks are not to be had,
+    StepFailed when rows differ or somebody has changed a table.
     """
     moving = move(site, blueprint, direction)
     tries = 0
@@ -86,6 +88,7 @@ def swap(
         set_local(connection, "statement_timeout", budget)
         try:
             keys = _drain(connection, blueprint, drainers, direction, most, budget, barrier)
+            check(connection, drainers)
             if signature(connection, blueprint, direction) != expected:
                 raise StepFailed(
                     "somebody has changed the tables since the change began",
@@ -210,7 +213,7 @@ def rehearse(site: Site, blueprint: Blueprint, probes: int, direction: str = FOR
     blockers: list[str] = []
     for number in range(probes):
         if number:
-            clock.sleep(0.2)
+            clock.sleep(0.1)
         began = clock.ticks()
         try:
             with site.transaction():
