@@ -15,7 +15,7 @@ from sqlalchemy import select
 from segue import clock
 from segue.engine.events import nobody
 from segue.errors import Blocked, InvalidInput, SegueError, UsageError
-from segue.services import changes, executions, explanations, plans, tuning, watching
+from segue.services import changes, environments, executions, explanations, plans, tuning, watching
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
 from segue.services.plans import Checked
@@ -257,6 +257,35 @@ def test_a_way_back_whose_retention_is_over_is_found(shop: Shops) -> None:
     (done,) = changes.cleanup(shop.store, shop.settings, shop.parts, names, lambda words: None)
     assert (done.error, done.change["phase"]) == (None, "completed")
     assert len(shop.ledger("marked-for-cleanup")) == 1
+
+
+def test_a_way_back_is_left_out_where_a_person_says_so(segue: Segue, shop: Shops, database: str) -> None:
+    words = ("change", "start", "orders", WIDEN, "DROP note", "--env", "shop", "--no-reverse")
+    assert segue(*words, "--json").expect(0).json["status"] == "completed"
+    assert latest(shop)["phase"] == "completed"
+    assert columns(database) == ["id bigint", "code text"]
+    assert rows(database, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'segue\\_%'") == []
+    # What was handed over keeps the word that was given.
+    segue("change", "start", "orders", "DROP code", "--env", "shop", "--no-reverse", "--detach").expect(0)
+    (execution,) = shop.due()
+    shop.drive(execution)
+    assert columns(database) == ["id bigint"]
+
+
+def test_no_way_back_is_refused_in_production_and_where_only_a_plan_says_so(
+    segue: Segue, shop: Shops, database: str
+) -> None:
+    with shop.store.session() as session:
+        environments.get(session, "shop").type = "production"
+    refused = segue("change", "start", "orders", WIDEN, "--env", "shop", "--no-reverse").expect(3).stderr
+    assert "nothing is done that cannot be taken back" in refused
+    assert "leave out --no-reverse" in refused
+    with shop.store.session() as session:
+        environments.get(session, "shop").type = "test"
+        (plan,) = plans.listed(session)
+    with pytest.raises(Blocked, match="cannot be undone: the old table is dropped"):
+        shop.run(plan.plan_name)
+    assert columns(database)[0] == "id integer"
 
 
 def test_looking_at_changes_that_are_not_there_says_what_to_do(segue: Segue, shop: Shops) -> None:

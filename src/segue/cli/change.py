@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli import _changes, _layout, output
+from segue.cli import _asking, _changes, _layout, output
+from segue.cli._asking import Blockers, Way, Window
 from segue.cli._running import At, Detach, OutsideWindow, Wait, options_of, work_on
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, LogFormat, Yes
-from segue.errors import ExitCode, InvalidInput, UsageError
+from segue.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from segue.services.beginnings import Outcome
+    from segue.services.beginnings import Options, Outcome
     from segue.services.changes import Asked
     from segue.services.plans import Checked
 
 app = noun(__doc__, example='segue change start orders "ALTER id TYPE bigint" --env production')
-
-_BIGGEST_FILE = 1_000_000
-
-
-class Way(StrEnum):
-    """How a table is changed."""
-
-    AUTO = "auto"
-    NATIVE_ONLINE = "native-online"
-    SHADOW_TABLE = "shadow-table"
-    GHOST = "ghost"
-    PT_ONLINE_SCHEMA_CHANGE = "pt-online-schema-change"
-
 
 Environment = Annotated[str, typer.Option("--env", "-e", help="The environment.", show_default=False)]
 Change = Annotated[
@@ -42,58 +29,26 @@ Change = Annotated[
         help="The change's execution, its name, or its table; by default the latest change.", show_default=False
     ),
 ]
-Window = Annotated[
-    str | None,
-    typer.Option("--window", help='When it may swap, e.g. "Sun 02:00-04:00 UTC".', show_default=False),
-]
-Blockers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cancel-blockers",
-        metavar="APP",
-        help="Cancel statements of this application that stand in the way of the swap; repeatable.",
-        show_default=False,
-    ),
-]
 
 
 @app.command()
 def start(
-    table: Annotated[str, typer.Argument(help="The table, or a whole ALTER TABLE.", show_default=False)],
+    table: _asking.Table,
     environment: Environment,
-    alter: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ALTER", help="What ALTER TABLE says; several are one copy.", show_default=False),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option("--columns", help="All columns in the order that they are to have: a,b,…", show_default=False),
-    ] = None,
-    partition_by: Annotated[
-        str | None, typer.Option("--partition-by", help='E.g. "RANGE (placed_at)".', show_default=False)
-    ] = None,
-    partitions: Annotated[
-        Path | None,
-        typer.Option("--partitions", metavar="FILE", help="SQL that creates the partitions.", show_default=False),
-    ] = None,
-    strategy: Annotated[Way, typer.Option("--strategy", help="How it is done.")] = Way.AUTO,
-    no_keys: Annotated[
-        bool, typer.Option("--no-keys", help="Leave columns alone that refer to a changed key.")
-    ] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=32, help="Sessions that copy and compare.")] = 1,
-    postpone_cutover: Annotated[
-        bool, typer.Option("--postpone-cutover", help="Swap only once `segue change cutover` says so.")
-    ] = False,
+    alter: _asking.Alter = None,
+    columns: _asking.Columns = None,
+    partition_by: _asking.PartitionBy = None,
+    partitions: _asking.Partitions = None,
+    strategy: _asking.Strategy = Way.AUTO,
+    no_keys: _asking.NoKeys = False,
+    workers: _asking.Workers = 1,
+    postpone_cutover: _asking.PostponeCutover = False,
     window: Window = None,
-    retention_days: Annotated[
-        int, typer.Option("--retention-days", min=0, max=3650, help="How long the way back is kept open.")
-    ] = 7,
-    no_reverse: Annotated[bool, typer.Option("--no-reverse", help="Keep no way back after the swap.")] = False,
+    retention_days: _asking.RetentionDays = 7,
+    no_reverse: _asking.NoReverse = False,
     cancel_blockers: Blockers = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The plan's name; by default made from the table.", show_default=False)
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, as a plan file.")] = False,
+    name: _asking.Name = None,
+    dry_run: _asking.DryRun = False,
     detach: Detach = False,
     wait: Wait = False,
     at: At = None,
@@ -109,19 +64,16 @@ def start(
 
     It is a plan of one step: status, pause, resume, cancel and rollback take its execution. Safe to repeat: the same
     change goes on where it stopped. The way back stays open for --retention-days after the swap; `segue rollback` swaps
-    back, and loses nothing that was written since.
+    back, and loses nothing that was written since. Outside of production, --no-reverse does without.
 
     Examples:
         segue change start orders "ALTER id TYPE bigint" --env production
         segue change start "ALTER TABLE orders ADD note text, DROP old_note" --env staging --dry-run
         segue change start events --partition-by "RANGE (at)" --partitions parts.sql --env production --postpone-cutover
     """
-    tuning = checked_limits(
-        {"latency_budget": latency_budget, "latency_probe": latency_probe, "latency_url": latency_url}
-    )
-    if window is not None:
-        tuning["window"] = _window(window)
-    asked = _asked(
+    limits = {"latency_budget": latency_budget, "latency_probe": latency_probe, "latency_url": latency_url}
+    tuning = {**checked_limits(limits), **({"window": _asking.checked_window(window)} if window is not None else {})}
+    wanted = _asking.asked(
         table,
         alter or [],
         columns=columns,
@@ -137,16 +89,10 @@ def start(
         cancel_blockers=cancel_blockers or [],
     )
     if dry_run:
-        _print_plan(asked, environment)
+        _print_plan(wanted, environment)
         return
-
-    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
-        from segue.services import changes
-
-        options = options_of(False, False, None, at=at, outside_window=outside_window, tuning=tuning)
-        return changes.start(store, settings, parts, asked, environment, options, watch, detach=detach)
-
-    work_on(work, already="is completed already; nothing to do", detach=detach, wait=wait)
+    options = options_of(False, False, None, at=at, outside_window=outside_window, tuning=tuning)
+    _begin(wanted, environment, replace(options, irreversible=no_reverse), detach=detach, wait=wait)
 
 
 @app.command("set")
@@ -196,7 +142,7 @@ def set_(
             raise UsageError(f'"{cutover_}" is no word for the cut-over', hint="write now or postponed")
         wanted["cutover"] = cutover_
     if window is not None:
-        wanted["window"] = None if window == "none" else _window(window)
+        wanted["window"] = None if window == "none" else _asking.checked_window(window)
     if cancel_blockers:
         wanted["cancel_blockers"] = None if cancel_blockers == ["none"] else cancel_blockers
     if chunk_seconds is not None:
@@ -406,60 +352,13 @@ def cleanup(
 # -- parts
 
 
-def _asked(
-    table: str,
-    alter: list[str],
-    *,
-    columns: str | None,
-    partition_by: str | None,
-    partitions: Path | None,
-    name: str | None,
-    **given: Any,
-) -> Asked:
-    from segue.services.changes import Asked
+def _begin(asked: Asked, environment: str, options: Options, *, detach: bool, wait: bool) -> None:
+    def work(store: Any, settings: Any, parts: Any, watch: Any) -> Outcome:
+        from segue.services import changes
 
-    usual = {
-        "strategy": "auto",
-        "keys": True,
-        "workers": 1,
-        "cutover": "automatic",
-        "reversible": True,
-        "retention_days": 7,
-        "cancel_blockers": [],
-    }
-    if (partition_by is None) != (partitions is None):
-        raise UsageError("--partition-by and --partitions go together", hint="--partitions names a file with their SQL")
-    order = [word.strip() for word in columns.split(",")] if columns is not None else []
-    if columns is not None and not all(order):
-        raise UsageError(f'"{columns}" is no list of columns', hint="write for example --columns id,placed_at,total")
-    return Asked(
-        table=table,
-        alter=alter,
-        columns=order,
-        partition_by=partition_by,
-        partitions=_text(partitions) if partitions is not None else None,
-        name=name,
-        fields={word: value for word, value in given.items() if value != usual[word]},
-    )
+        return changes.start(store, settings, parts, asked, environment, options, watch, detach=detach)
 
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _BIGGEST_FILE:
-            raise InvalidInput(f'"{path}" is larger than a plan can hold')
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InvalidInput(f'there is no file "{path}"', hint="--partitions names a file with SQL") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f'"{path}" is not UTF-8', hint="save the file as UTF-8") from None
-    except OSError as error:
-        raise InvalidInput(f'"{path}" cannot be read: {error.strerror}') from error
-
-
-def _window(text: str) -> str:
-    from segue.model.windows import Window
-
-    return str(Window.parse(text))
+    work_on(work, already="is completed already; nothing to do", detach=detach, wait=wait)
 
 
 def _print_plan(asked: Asked, environment: str) -> None:

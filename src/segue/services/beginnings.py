@@ -11,7 +11,7 @@ from segue import clock
 from segue.engine.control import MustWait
 from segue.errors import Blocked, Busy, SegueError, UsageError
 from segue.model.lifecycles import ExecutionStatus
-from segue.model.vocabulary import Mode
+from segue.model.vocabulary import EnvironmentType, Mode
 from segue.ports import BACKWARD, Observed, Parts
 from segue.services import environments, plans, tuning, watching
 
@@ -33,7 +33,8 @@ class Options:
     """How to run.
 
     `resolve` is what a person saw of an effect that Segue cannot tell; `at` when to begin; `outside_window` why it may
-    run although the environment's window is closed; `tuning` limits of its data work.
+    run although the environment's window is closed; `tuning` limits of its data work. `irreversible`: a person has said
+    that there need be no way back, which counts outside of production.
     """
 
     resume: bool = False
@@ -42,6 +43,7 @@ class Options:
     at: datetime | None = None
     outside_window: str | None = None
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    irreversible: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what an execution must know of them later, when another process drives it."""
@@ -50,6 +52,7 @@ class Options:
             "resolve": self.resolve.value if self.resolve else None,
             "at": self.at.isoformat() if self.at else None,
             "outside_window": self.outside_window,
+            "irreversible": self.irreversible or None,
         }
         return {name: value for name, value in kept.items() if value is not None}
 
@@ -61,6 +64,7 @@ class Options:
             resolve=Observed(kept["resolve"]) if kept.get("resolve") else None,
             at=datetime.fromisoformat(kept["at"]) if kept.get("at") else None,
             outside_window=kept.get("outside_window"),
+            irreversible=bool(kept.get("irreversible")),
         )
 
 
@@ -118,10 +122,11 @@ def chosen(
         since = checks.since(env_row)
         plan_row = plans.get(session, plan_name)
         plan = plan_of(plan_row, parts)
-        check_policy(plan, parts)
+        earlier = latest_of(session, plan_row.id, env_row.id)
+        begun = earlier if earlier is not None and earlier.status in watching.UNFINISHED else None
+        check_policy(plan, parts, env_row, options, begun)
         _check_schema(plan, environment, env_row.schema_name)
         _check_dependencies(session, plan, env_row.id, since)
-        earlier = latest_of(session, plan_row.id, env_row.id)
         if options.resume and (earlier is None or earlier.status not in watching.UNFINISHED):
             raise UsageError(
                 f'there is no unfinished execution of "{plan_name}" in "{environment}" to resume',
@@ -233,8 +238,18 @@ def plan_of(row: PlanRow, parts: Parts) -> Plan:
     return plan
 
 
-def check_policy(plan: Plan, parts: Parts) -> None:
-    """Refuse what needs a part of Segue that is not there yet: nothing is skipped silently."""
+def check_policy(
+    plan: Plan,
+    parts: Parts,
+    env_row: EnvironmentRow | None = None,
+    options: Options | None = None,
+    begun: ExecutionRow | None = None,
+) -> None:
+    """Refuse what needs a part of Segue that is not there yet: nothing is skipped silently.
+
+    A step without a way back is let through where a person has said so, now or when `begun` began, and the environment
+    is none of production.
+    """
     from segue.planning import strategies
 
     if plan.strategy == "blue-green":
@@ -244,9 +259,17 @@ def check_policy(plan: Plan, parts: Parts) -> None:
         )
     for _, message in strategies.problems(plan):
         raise Blocked(f'plan "{plan.plan}": {message}', hint="`segue plan validate` shows where")
+    kept: Mapping[str, Any] = begun.options if begun is not None else {}
+    said = bool(kept.get("irreversible")) or (options is not None and options.irreversible)
     for step in plan.steps:
         reason = parts.steps[step.kind].irreversible(step)
-        if reason:
+        if reason and said and env_row is not None and env_row.type == EnvironmentType.PRODUCTION:
+            raise Blocked(
+                f'"{env_row.name}" is production, where nothing is done that cannot be taken back: {reason}',
+                hint="leave out --no-reverse; once all is well, "
+                f"`segue change cleanup TABLE --env {env_row.name} --now` ends the way back",
+            )
+        if reason and not said:
             raise Blocked(
                 f'step "{step.name}" of plan "{plan.plan}" cannot be undone: {reason}',
                 hint="such a step needs a restore point, which this version cannot make; rename instead of dropping",

@@ -171,7 +171,7 @@ def drive(
             else:
                 plan = beginnings.plan_of(row.plan, parts)
                 beginnings.refuse_changed(row)
-                beginnings.check_policy(plan, parts)
+                beginnings.check_policy(plan, parts, row.environment, options, row)
                 wait = beginnings.gate(session, settings, plan, row.plan, row.environment, row, options)
         except SegueError as error:
             _fail(store, settings, row.id, error)
