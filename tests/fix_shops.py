@@ -92,6 +92,12 @@ class Shops:
         with self.store.session() as session:
             return [line["action"] for line in watching.logs(session, watching.find(session, execution))]
 
+    def noted(self, execution: str | None = None) -> list[str]:
+        """Return what the steps of an execution have noted."""
+        with self.store.session() as session:
+            lines = watching.logs(session, watching.find(session, execution))
+        return [str(line["message"]) for line in lines if line["action"] == "note"]
+
     def ledger(self, action: str) -> list[dict[str, Any]]:
         """Return the details of the ledger's entries of a kind."""
         with self.store.session() as session:

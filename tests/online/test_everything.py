@@ -6,8 +6,9 @@ import psycopg
 from fix_hostile import administrator
 from fix_shops import Shops
 from fix_swapping import EVERYTHING, WIDER
-from fix_targets import value
+from fix_targets import run_sql, value
 
+from segue.engine.events import nobody
 from segue.services import changes
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
@@ -31,12 +32,26 @@ def test_a_table_with_everything_is_changed_and_taken_back(shops: Shops, any_dat
         before = connection.execute(COUNTS).fetchone()
         shops.open("shop", url)
         asked = Asked("shop.orders", (WIDER,), fields={"strategy": "shadow-table"})
-        said: list[object] = []
-        changes.start(shops.store, shops.settings, shops.parts, asked, "shop", Options(), said.append)
+        changes.start(shops.store, shops.settings, shops.parts, asked, "shop", Options(), nobody)
         assert value(url, TYPE) == "bigint"
         assert connection.execute("select shop.total(1)").fetchone() is not None
         shops.rollback()
         assert value(url, TYPE) == "integer"
         assert connection.execute(COUNTS).fetchone() == before
-    assert said
-    assert "not as before" not in str(said)
+    said = shops.noted()
+    assert any(line.startswith("swapped back") for line in said)
+    assert [line for line in said if "not as before" in line] == []
+
+
+def test_what_is_not_as_before_is_told_on_the_way_back(shops: Shops, database: str) -> None:
+    url = administrator(database)
+    run_sql(url, "CREATE TABLE t (id int PRIMARY KEY, v text)", "COMMENT ON COLUMN t.v IS 'as it was'")
+    shops.open("shop", url)
+    asked = Asked("t", ("ALTER id TYPE bigint",), fields={"strategy": "shadow-table"})
+    changes.start(shops.store, shops.settings, shops.parts, asked, "shop", Options(), nobody)
+    old = value(url, "SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname LIKE 'segue%old'")
+    run_sql(url, f"COMMENT ON COLUMN {old}.t.v IS 'touched'")
+    shops.rollback()
+    assert [line for line in shops.noted() if "not as before" in line] == [
+        'not as before: "public"."t": comment on column "v" is touched instead of as it was'
+    ]

@@ -86,7 +86,7 @@ def test_a_family_is_changed_together_and_back(any_database: str, shops: Shops) 
     assert rows(any_database, SEEN) == written
     assert (rows(any_database, FACTS), rows(any_database, TYPES)) == (before, types)
     assert value(any_database, LEFT) == 0
-    assert not [line for line in shops.said() if "not as before" in line]
+    assert not [line for line in shops.noted() if "not as before" in line]
 
 
 def test_a_table_that_inherits_without_a_key_is_named(database: str, shops: Shops) -> None:

@@ -180,7 +180,8 @@ class PostgresChange:
             reasons=drawn.reasons,
             warnings=drawn.warnings,
             native=drawn.native,
-            native_back=drawn.native_back,
+            native_undo=drawn.native_undo,
+            native_lost=drawn.native_lost,
             members=tuple(
                 SeenMember(
                     member.number,
@@ -206,20 +207,21 @@ class PostgresChange:
     def _draw_up(self, note: Callable[[str], None]) -> None:
         site = self._site
         spec, reasons = keygraph.widen(site.work, self._spec)
-        strategy, why, native, native_back = choosing.choose(site, spec)
-        reasons = [*reasons, *why]
+        choice = choosing.choose(site, spec)
+        strategy, reasons = choice.strategy, [*reasons, *choice.reasons]
         change_id = secrets.choice(_ALPHABET[:26]) + "".join(secrets.choice(_ALPHABET) for _ in range(7))
         identifier, timeline = _system(site.look)
         blueprint = Blueprint(
             id=change_id,
             strategy=strategy,
             reasons=tuple(reasons),
-            native=tuple(native),
-            native_back=tuple(native_back),
+            native=choice.native,
+            native_undo=choice.undo,
+            native_lost=choice.lost,
             system_identifier=identifier,
             timeline=timeline,
         )
-        if not native:
+        if not choice.native:
             members = shadow.draw_up(site, change_id, spec, strategy)
             refused = choosing.refusals(site, members)
             if strategy == "ghost":
@@ -655,18 +657,17 @@ class PostgresChange:
                             "and `segue resume`",
                         ) from error
                     journal.point("online-completed-part")
-            if direction == FORWARD:
-                lines = parity.compare_after(self._site.look, self.blueprint)
-                for line in lines:
-                    note(f"not as before: {line}")
-                if "after" not in self._detail:
-                    self._detail = {
-                        **self._detail,
-                        "after": watching.signature(self._site.work, self.blueprint, BACKWARD),
-                        "parity": lines,
-                    }
-                    with self._site.transaction() as connection:
-                        self._keep(connection, detail=self._detail)
+            lines = parity.compare_after(self._site.look, self.blueprint, direction)
+            for line in lines:
+                note(f"not as before: {line}")
+            if direction == FORWARD and "after" not in self._detail:
+                self._detail = {
+                    **self._detail,
+                    "after": watching.signature(self._site.work, self.blueprint, BACKWARD),
+                    "parity": lines,
+                }
+                with self._site.transaction() as connection:
+                    self._keep(connection, detail=self._detail)
 
     def _alone(self, text: str, patience: Patience, note: Callable[[str], None]) -> None:
         """Run a statement that takes only weak locks, again where it could not have them at once."""
