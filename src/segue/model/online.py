@@ -88,8 +88,9 @@ class Chosen:
     warnings: tuple[str, ...] = ()
     #: For `native-online`: the statements in the order in which they are run.
     native: tuple[str, ...] = ()
-    #: What takes them back, in the order in which it is run.
-    native_back: tuple[str, ...] = ()
+    #: For each of them what takes it back, in the order in which it is run, and what of it nothing does, in words.
+    native_undo: tuple[tuple[str, ...], ...] = ()
+    native_lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue import clock
 from segue.engine import journal
 from segue.engine.control import CancelRequested
-from segue.errors import LockNotGranted, SlotLost, StepFailed, WouldLose
+from segue.errors import LockNotGranted, SegueError, SlotLost, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.ports import FORWARD, Observed, Pace, Patience, Shared
 from segue.rows.chunks import Remainder
@@ -19,6 +19,7 @@ from segue.rows.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from segue.model.online import ChangeSpec, Chosen, Conflict, Drained, Member, Verified
     from segue.ports import Batch, StepRun
@@ -183,9 +184,16 @@ class Workflow:
         began = clock.now()
         try:
             yield
-        finally:
-            self._phases.append([phase.value, began.timestamp(), clock.now().timestamp()])
-            self._run.keep(phases=self._phases)
+        except BaseException:
+            # What stopped it is to be told, not that it could not be written down how long it took.
+            with suppress(SegueError):
+                self._spent(phase, began)
+            raise
+        self._spent(phase, began)
+
+    def _spent(self, phase: Phase, began: datetime) -> None:
+        self._phases.append([phase.value, began.timestamp(), clock.now().timestamp()])
+        self._run.keep(phases=self._phases)
 
     def _native(self) -> None:
         """Run PostgreSQL's own online forms, one effect each."""
@@ -308,9 +316,27 @@ class Workflow:
     # -- backward
 
     def _native_back(self) -> None:
-        run = self._run
-        for part, text in enumerate(self._chosen.native_back):
-            run.do(part, run.database.statements(text))
+        """Take back what was done of the server's own forms, last first: a step that was killed has done some of it."""
+        run, chosen = self._run, self._chosen
+        key = run.key(0, FORWARD)
+        done = run.target.parts(key.execution, key.step, FORWARD)
+        lost = [words for part, words in enumerate(chosen.native_lost) if words and part in done]
+        if lost:
+            raise StepFailed(
+                "what was done in place cannot be taken back",
+                details=lost,
+                hint="nothing was changed; bring back what is missing from a backup, or change the table again",
+            )
+        for part, text in enumerate(chosen.native):
+            if done.get(part) is Observed.CANNOT_TELL:
+                run.settle(part, run.database.statements(text))
+        done = run.target.parts(key.execution, key.step, FORWARD)
+        undoes = [(part, text) for part, texts in enumerate(chosen.native_undo) for text in reversed(texts)]
+        # Each has its number, whatever was done: a way back that was killed must find what it has done.
+        for number, (part, text) in reversed([*enumerate(undoes)]):
+            if done.get(part) is Observed.DONE:
+                run.boundary()
+                run.do(number, run.database.statements(text))
 
     def _swap_back(self) -> None:
         run, change = self._run, self._change

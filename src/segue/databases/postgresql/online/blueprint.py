@@ -135,7 +135,9 @@ class Blueprint(_Kept):
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     native: tuple[str, ...] = ()
-    native_back: tuple[str, ...] = ()
+    #: For each of them what takes it back, and what of it nothing does, in words.
+    native_undo: tuple[tuple[str, ...], ...] = ()
+    native_lost: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
     system_identifier: str = ""
     timeline: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segue.databases.postgresql.online import drawing, preflight, reading
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from segue.databases.postgresql.online.blueprint import Member
-    from segue.databases.postgresql.online.site import Site
+    from segue.databases.postgresql.online.site import Connection, Site
     from segue.model.online import ChangeSpec
 
 NATIVE = "native-online"
@@ -21,11 +22,28 @@ GHOST = "ghost"
 MIRROR = "pt-online-schema-change"
 
 
-def choose(site: Site, spec: ChangeSpec) -> tuple[str, list[str], list[str], list[str]]:
-    """Return the strategy, why it is this one, and for native-online its statements and what takes them back.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a change is done, and why; for native-online its statements, with what takes back each and what cannot be."""
 
-    Raises StepFailed where what is asked for cannot be.
-    """
+    strategy: str
+    reasons: list[str]
+    native: tuple[str, ...] = ()
+    undo: tuple[tuple[str, ...], ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+def choose(site: Site, spec: ChangeSpec) -> Choice:
+    """Return how a change is done. Raises StepFailed where what is asked for cannot be."""
+    choice = look(site.look, spec, site.schema)
+    if choice.native:
+        for change in spec.tables:
+            drawing.rehearse(site.work, change)
+    return choice
+
+
+def look(connection: Connection, spec: ChangeSpec, schema: str) -> Choice:
+    """Return how a change would be done, by looking alone. Raises StepFailed where what is asked for cannot be."""
     if spec.strategy == MIRROR:
         raise StepFailed(
             'the strategy "pt-online-schema-change" is not offered on PostgreSQL: its triggers write every row twice '
@@ -34,36 +52,36 @@ def choose(site: Site, spec: ChangeSpec) -> tuple[str, list[str], list[str], lis
             hint='"shadow-table" logs only the keys that are touched; leave the strategy out, and it is chosen',
         )
     if spec.strategy in (SHADOW, GHOST):
-        return spec.strategy, [f"{spec.strategy} was asked for"], [], []
+        return Choice(spec.strategy, [f"{spec.strategy} was asked for"])
     reasons: list[str] = []
     statements: list[str] = []
-    back: list[str] = []
+    undo: list[tuple[str, ...]] = []
     lost: list[str] = []
     for change in spec.tables:
         if change.columns:
             reasons.append(f"another order of columns of {change.table} means another table")
         if change.partition_by:
             reasons.append(f"{change.table} becomes partitioned, which means another table")
-        found = native(site.look, change.table, change.alter, site.schema)
+        found = native(connection, change.table, change.alter, schema)
         reasons += found.reasons
         statements += found.statements
-        back[0:0] = found.back
+        undo += found.undo
         lost += found.lost
-    if lost and spec.reversible and spec.strategy != NATIVE:
+    gone = [what for what in lost if what]
+    if gone and spec.reversible and spec.strategy != NATIVE:
         # It would take a moment, and what it drops would be gone for good: a shadow keeps it until the retention ends.
-        reasons += [f"{what} takes a moment, but could not be taken back" for what in lost]
+        reasons += [f"{what} takes a moment, but could not be taken back" for what in gone]
     if not reasons and statements:
-        for change in spec.tables:
-            drawing.rehearse(site.work, change)
         why = ["every command takes a moment, or has a form that lets the application work meanwhile"]
-        return NATIVE, [*why, *(f"{what} cannot be taken back" for what in lost)], statements, back
+        why += [f"{what} cannot be taken back" for what in gone]
+        return Choice(NATIVE, why, tuple(statements), tuple(undo), tuple(lost))
     if spec.strategy == NATIVE:
         raise StepFailed(
             "PostgreSQL has no online form of this change",
             details=reasons,
             hint='leave the strategy out, or take "shadow-table"',
         )
-    return SHADOW, reasons, [], []
+    return Choice(SHADOW, reasons)
 
 
 def refusals(site: Site, members: Sequence[Member]) -> list[str]:

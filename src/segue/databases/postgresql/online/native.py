@@ -33,15 +33,22 @@ _WORDS = {Rewrite: "rewrites", Build: "builds an index over", Match: "checks", S
 
 @dataclass(slots=True)
 class Native:
-    """What becomes of ALTERs without a shadow: statements, their reverse in the order in which it is run, and why not.
+    """What becomes of ALTERs without a shadow: statements, each with what takes it back, and why not.
 
-    `reasons` are those for which a shadow is needed; `lost` what cannot be taken back.
+    `undo` and `lost` have an entry for each statement: what takes it back, in the order in which that is run, and the
+    commands of it that nothing takes back, in words. `reasons` are those for which a shadow is needed.
     """
 
     statements: list[str] = field(default_factory=list)
-    back: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    undo: list[tuple[str, ...]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, statement: str, undo: Iterable[str] = (), lost: Iterable[str] = ()) -> None:
+        """Add a statement."""
+        self.statements.append(statement)
+        self.undo.append(tuple(undo))
+        self.lost.append(", ".join(lost))
 
 
 def native(connection: Connection, table_name: str, alters: Sequence[str], schema: str) -> Native:
@@ -65,6 +72,7 @@ class _Native:
         self._major = major
         self._rest: list[Any] = []  # commands that go into one statement
         self._undo: list[str] = []
+        self._lost: list[str] = []
         self._added: set[str] = set()
         self.result = Native()
 
@@ -87,16 +95,16 @@ class _Native:
         from postgast import pg_query_pb2 as pb
 
         self._judge(node)
-        self.result.statements.append(deparsed(node, self._place))
+        text = deparsed(node, self._place)
         if node.WhichOneof("node") == "rename_stmt":
             rename = node.rename_stmt
             what = pb.ObjectType.Name(rename.rename_type).removeprefix("OBJECT_")
             word = {"COLUMN": "COLUMN ", "TABCONSTRAINT": "CONSTRAINT "}.get(what)
             if word is not None:
                 names = f"{quoted(rename.newname)} TO {quoted(rename.subname)}"
-                self.result.back.insert(0, f"ALTER TABLE {self._place} RENAME {word}{names}")
+                self.result.add(text, [self._alter(f"RENAME {word}{names}")])
                 return
-        self.result.lost.append(_shown(node))
+        self.result.add(text, lost=[_shown(node)])
 
     def _apart(self, item: Any) -> Iterator[Any]:
         """Yield a command, a column's inline constraints as commands of their own where they would hold a lock."""
@@ -173,21 +181,21 @@ class _Native:
 
     def _flush(self, node: Any) -> None:
         if self._rest:
-            self.result.statements.append(deparsed(_single(node, *self._rest), self._place))
-            self.result.back[0:0] = reversed(self._undo)
-            self._rest, self._undo = [], []
+            self.result.add(deparsed(_single(node, *self._rest), self._place), reversed(self._undo), self._lost)
+            self._rest, self._undo, self._lost = [], [], []
 
-    def _steps(self, node: Any, statements: Iterable[str], back: Sequence[str]) -> None:
+    def _steps(self, node: Any, steps: Iterable[tuple[str, str | None]]) -> None:
+        """Add statements, each with the one that takes it back, if there is anything to take back."""
         self._flush(node)
-        self.result.statements += statements
-        self.result.back[0:0] = back
+        for statement, undo in steps:
+            self.result.add(statement, [undo] if undo is not None else [])
 
     # -- online forms
 
     def _online(self, node: Any, part: str, command: Any) -> bool:
         """Write a command in its online form; return whether it has one."""
         if part == "AT_SetNotNull":
-            self._steps(node, map(self._alter, self._required(command.name)), [*self._optional(command.name)])
+            self._steps(node, self._requiring(command.name))
             return True
         if part != "AT_AddConstraint":
             return False
@@ -200,8 +208,7 @@ class _Native:
                 return False  # there it cannot be NOT VALID
             return self._checked(node, constraint, kind)
         if kind == "CONSTR_NOTNULL":
-            column = strings(constraint.keys)[0]
-            self._steps(node, map(self._alter, self._required(column)), [*self._optional(column)])
+            self._steps(node, self._requiring(strings(constraint.keys)[0]))
             return True
         if kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY"):
             return self._unique(node, constraint, primary=kind == "CONSTR_PRIMARY")
@@ -220,11 +227,15 @@ class _Native:
             f"DROP CONSTRAINT {rule}",
         ]
 
-    def _optional(self, column: str) -> Iterator[str]:
-        yield self._alter(f"DROP CONSTRAINT IF EXISTS {quoted(self._rule(column))}")
+    def _requiring(self, column: str) -> Iterator[tuple[str, str | None]]:
+        """Yield the statements that make a column NOT NULL, each with what takes it back."""
+        added, validated, required, dropped = map(self._alter, self._required(column))
         known = self._table.column(column)
-        if known is None or not known.not_null:
-            yield self._alter(f"ALTER COLUMN {quoted(column)} DROP NOT NULL")
+        optional = known is None or not known.not_null
+        yield added, self._alter(f"DROP CONSTRAINT IF EXISTS {quoted(self._rule(column))}")
+        yield validated, None
+        yield required, self._alter(f"ALTER COLUMN {quoted(column)} DROP NOT NULL") if optional else None
+        yield dropped, None
 
     def _rule(self, column: str) -> str:
         # Its own name, as short as can be: the column's may fill all 63 bytes.
@@ -256,8 +267,8 @@ class _Native:
         getattr(item.alter_table_cmd, "def").constraint.CopyFrom(constraint)
         name = quoted(constraint.conname)
         added = deparsed(_single(node, item), self._place)
-        back = [self._alter(f"DROP CONSTRAINT IF EXISTS {name}")]
-        self._steps(node, [added, self._alter(f"VALIDATE CONSTRAINT {name}")], back)
+        undo = self._alter(f"DROP CONSTRAINT IF EXISTS {name}")
+        self._steps(node, [(added, undo), (self._alter(f"VALIDATE CONSTRAINT {name}"), None)])
         return True
 
     def _unique(self, node: Any, constraint: Any, *, primary: bool) -> bool:
@@ -272,23 +283,26 @@ class _Native:
         words += f" INCLUDE ({', '.join(map(quoted, included))})" if included else ""
         words += " NULLS NOT DISTINCT" if constraint.nulls_not_distinct else ""
         words += f" TABLESPACE {quoted(constraint.indexspace)}" if constraint.indexspace else ""
-        statements: list[str] = []
-        back = [self._alter(f"DROP CONSTRAINT IF EXISTS {name}")]
         index = Place(schema_name=self._place.schema_name, name=constraint.conname)
-        back.append(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+        steps: list[tuple[str, str | None]] = []
         for column in keys if primary else ():
             known = self._table.column(column)
             if known is None or not known.not_null:
-                statements += map(self._alter, self._required(column))
-                back += self._optional(column)
+                steps += self._requiring(column)
         later = " DEFERRABLE" if constraint.deferrable else ""
         later += " INITIALLY DEFERRED" if constraint.initdeferred else ""
         kind = "PRIMARY KEY" if primary else "UNIQUE"
-        statements += [
-            f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {self._place} {words}",
-            self._alter(f"ADD CONSTRAINT {name} {kind} USING INDEX {name}{later}"),
+        steps += [
+            (
+                f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {self._place} {words}",
+                f"DROP INDEX CONCURRENTLY IF EXISTS {index}",
+            ),
+            (
+                self._alter(f"ADD CONSTRAINT {name} {kind} USING INDEX {name}{later}"),
+                self._alter(f"DROP CONSTRAINT IF EXISTS {name}"),
+            ),
         ]
-        self._steps(node, statements, back)
+        self._steps(node, steps)
         return True
 
     # -- the way back
@@ -297,7 +311,7 @@ class _Native:
         """Note the reverse of a command that takes a moment."""
         undo = self._reversed(part, command)
         if undo is None:
-            self.result.lost.append(_shown(single))
+            self._lost.append(_shown(single))
         else:
             self._undo += [self._alter(words) for words in undo]
 
