@@ -32,12 +32,12 @@ class Yard:
     member: Member
     done: list[str] = field(default_factory=list)
 
-    def builder(self, *, at_once: int = 2, duty: float = 1.0, stop: Sequence[BaseException] = ()) -> Builder:
+    def builder(self, *, stop: Sequence[BaseException] = ()) -> Builder:
         def boundary() -> None:
             for error in stop:
                 raise error
 
-        return Builder(self.site, at_once, lambda: Pace(duty=duty), boundary, self._ticking)
+        return Builder(self.site, 2, Pace, boundary, self._ticking)
 
     @contextmanager
     def _ticking(self, connection: psycopg.Connection[tuple[object, ...]], what: str) -> Iterator[None]:
@@ -95,9 +95,12 @@ def test_one_that_was_killed_before_its_constraint_goes_on_with_it(yard: Yard) -
     assert yard.done == ["made 1 items_pkey", "built 1 items_pkey"]
 
 
-@pytest.mark.parametrize(("at_once", "duty", "sessions"), [(2, 1.0, 2), (2, 0.5, 1), (1, 1.0, 1)])
+@pytest.mark.parametrize(
+    ("at_once", "pace", "sessions"),
+    [(2, Pace(), 2), (2, Pace(duty=0.5), 1), (2, Pace(watched=True), 1), (1, Pace(), 1)],
+)
 def test_as_many_are_built_at_a_time_as_the_application_leaves_room_for(
-    yard: Yard, at_once: int, duty: float, sessions: int
+    yard: Yard, at_once: int, pace: Pace, sessions: int
 ) -> None:
     with session(yard.url, f"LOCK TABLE {NEW}.items IN ROW EXCLUSIVE MODE") as other:
         stop: list[BaseException] = []
@@ -112,7 +115,7 @@ def test_as_many_are_built_at_a_time_as_the_application_leaves_room_for(
                 stop.append(StopIteration())
                 other.rollback()
 
-        builder = Builder(yard.site, at_once, lambda: Pace(duty=duty), boundary, yard._ticking)
+        builder = Builder(yard.site, at_once, lambda: pace, boundary, yard._ticking)
         yard.build(builder, yard.index("one", "n"), yard.index("two", "note"), yard.index("three", "id"))
     assert stop
     assert len(yard.done) == 3

@@ -39,6 +39,9 @@ IDLE_SECONDS = 1.0
 DRAIN_KEYS = 2_000
 #: How many of its waits a swap tells about.
 TOLD_EVERY = 30.0
+#: How long a chunk takes at most under a budget on the application's latency: whatever commits meanwhile waits until
+#: all that the chunk has written to the log before it is on the disk.
+BRIEF_SECONDS = 0.02
 #: How often a source may be emptied before it is given up.
 RESTARTS = 20
 
@@ -213,7 +216,7 @@ class Workflow:
             work = change.copying(member.number, run.patience)
             counted = _Counted(lambda rows: self._record.progress(rows, total, run.pace()), before)
             walk = Walk(
-                Shared(work, float(run.tuned().get("chunk_seconds") or self._manner.seconds), self._manner.largest),
+                Shared(work, self._chunk_seconds(), self._manner.largest),
                 Remainder.of(work.progress(loose=True)),
                 size=min(2000, self._manner.largest),
                 workers=self._manner.workers,
@@ -228,6 +231,13 @@ class Workflow:
             before = counted.rows
             run.note(f"{member.table}: {before:,} rows copied")
         change.copied()
+
+    def _chunk_seconds(self) -> float:
+        """Return how long a chunk should take."""
+        tuned = self._run.tuned().get("chunk_seconds")
+        if tuned:
+            return float(tuned)
+        return min(self._manner.seconds, BRIEF_SECONDS) if self._run.pace().watched else self._manner.seconds
 
     def _settle(self) -> None:
         """Bring the shadows up to date, give them their indexes, and begin the copy anew where a source was emptied."""
@@ -309,6 +319,7 @@ class Workflow:
         self._record.measure(
             swap_lock_ms=round(swapped.milliseconds, 2), swap_tries=swapped.tries, swap_keys=swapped.keys
         )
+        run.keep(swap_lock_ms=round(swapped.milliseconds, 2))
         run.note(
             f"swapped: locks held for {swapped.milliseconds:.0f} ms, {swapped.keys} keys brought up to date under them"
         )

@@ -139,11 +139,14 @@ class Pace:
     """How fast data work may go: `duty` is the share of the time that a labourer works, 0 stops it.
 
     `workers`: most labourers at a time, None for as many as the step says; `reason`: why it is not full speed.
+    `watched`: a budget on the application's latency is to hold, so that what cannot be slowed down once it runs has to
+    begin gently.
     """
 
     duty: float = 1.0
     workers: int | None = None
     reason: str = ""
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

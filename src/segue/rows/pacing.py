@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
@@ -86,7 +86,8 @@ class Pacing:
             if self._off:
                 bounds = self._controller.bounds
                 return Pace(bounds.duty, bounds.workers, _OFF_WORDS)
-            return self._controller.pace(clock.ticks())
+            pace = self._controller.pace(clock.ticks())
+            return replace(pace, watched=self._wanted.settings.budget is not None)
 
     def refresh(self) -> None:
         """Take over what people have set since; a store that is away changes nothing."""

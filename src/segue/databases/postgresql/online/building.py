@@ -53,7 +53,7 @@ class Builder:
     """Builds on shadows, which nobody but the change writes: no application waits for it, but for its processors.
 
     `pace` says what the application leaves over: all of it, and `at_once` indexes are built at a time, which share the
-    memory and the server's parallel workers; less, and it is one at a time, by one process.
+    memory and the server's parallel workers; less, or a latency that must hold: one at a time, by one process.
     `ticking` gives a transaction in a session, which records that something was done. What is built is cancelled when
     `boundary` raises.
     """
@@ -70,8 +70,9 @@ class Builder:
         self._at_once = at_once
         self._boundary = boundary
         self._ticking = ticking
+        now = pace()
         #: Whether the application is to notice as little as can be.
-        self.gentle = pace().duty < 1
+        self.gentle = now.duty < 1 or now.watched
         self._lock = threading.Lock()
         self._sessions: set[Connection] = set()
         self._stop = False
