@@ -136,6 +136,7 @@ grant update (amount, "Note ""x""") on shop.orders to "Every ""Thing""" with gra
 grant truncate on shop.orders to public;
 create publication whole for table shop.customers with (publish = 'insert');
 alter publication whole add table shop.orders (id, code, "Note ""x""") where (amount > 5);
+create publication plainly for table shop.orders with (publish = 'insert');
 create publication spaces for tables in schema audit;
 insert into shop.customers select g, 'customer ' || g, g % 2 = 0 from generate_series(1, 10) as g;
 insert into shop.orders (customer_id, code, amount, placed)

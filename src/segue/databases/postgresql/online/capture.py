@@ -68,7 +68,14 @@ def make_log(site: Site, flow: Flow, log: Place) -> None:
                 sql.Identifier(f"{log.name}_emptied"), log.sql
             )
         )
+        identify(connection, log)
     journal.point("online-log-made")
+
+
+def identify(connection: Connection, table: Place) -> None:
+    """Let rows of a table without a key be deleted where a publication is for all tables, and so for this one."""
+    if connection.execute("select 1 from pg_catalog.pg_publication where puballtables limit 1").fetchone() is not None:
+        connection.execute(sql.SQL("alter table {} replica identity full").format(table.sql))
 
 
 def make_functions(site: Site, flow: Flow, log: Place) -> None:

@@ -187,11 +187,7 @@ def warnings(connection: Connection, member: Member, blueprint: Blueprint) -> li
             f'publication "{name}" is for all tables: what is copied into the shadow is sent to its subscribers, too'
         )
     for name, relation in dependents["relations"].items():
-        for publication in relation["publications"]:
-            found.append(
-                f'publication "{publication}" holds {name}: its subscribers see the new table after ALTER '
-                "SUBSCRIPTION … REFRESH PUBLICATION WITH (copy_data = false)"
-            )
+        found += _sent(member, name, relation)
         for each in relation["sequences"]:
             if each["identity"]:
                 found.append(
@@ -215,6 +211,24 @@ def warnings(connection: Connection, member: Member, blueprint: Blueprint) -> li
             "of its columns, fails once per connection after the swap (SQLSTATE 0A000); others do not"
         )
     return found
+
+
+def _sent(member: Member, name: str, relation: Entry) -> Iterator[str]:
+    """Say what those who subscribe to a table need beforehand; they know it by its name, and go on with the new one."""
+    added = _added(member)
+    for publication, each in relation["publications"].items():
+        if each["columns"] is None and added:
+            yield (
+                f'publication "{publication}" holds {name}: its subscribers need the columns that come '
+                f"({', '.join(added)}) before the swap, or they stop at the next row"
+            )
+
+
+def _added(member: Member) -> list[str]:
+    """Return the columns that only the new table has; those that the server computes are not sent."""
+    known = set(member.dependents.get("columns", {}).values())
+    new: list[Entry] = member.drawn.get("columns", [])
+    return [column["name"] for column in new if column["name"] not in known and not column["generated"]]
 
 
 # -- sides ------------------------------------------------------------------------------------------------------------

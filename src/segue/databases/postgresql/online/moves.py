@@ -57,7 +57,7 @@ def install(site: Site, relations: Sequence[Relation], flow: Flow, log: Place, c
     with site.transaction() as connection:
         connection.execute(
             sql.SQL(
-                "create table if not exists {} (segue_move bigint generated always as identity, "
+                "create table if not exists {} (segue_move bigint generated always as identity primary key, "
                 "xid xid8 not null default pg_catalog.pg_current_xact_id(), command text not null, {}, {})"
             ).format(
                 place_of(log).sql,
