@@ -273,6 +273,15 @@ def test_what_cannot_come_along_is_refused_with_the_reason(hanging_here: Hang, s
     assert any(REFUSED[script] in line for line in found), found
 
 
+def test_a_security_label_that_nobody_can_set_is_refused(hanging: Hang) -> None:
+    # No server of the tests has a provider; one that was there and is not any more has left its labels behind.
+    label = "insert into pg_seclabel values ('shop.orders'::regclass, 'pg_class'::regclass, {}, 'gone', 'secret')"
+    script = GRAPH + f"; set allow_system_table_mods = on; {label.format(0)}; {label.format(1)}"
+    found = dependents.refusals(hanging(script, {"shop.orders": "add note text"}).found)
+    assert [line.split(": gone would")[0] for line in found] == ['security label of "shop"."orders"'] * 2
+    assert all('security label provider "gone" is not loaded' in line for line in found)
+
+
 def test_what_comes_later_is_told_before_it_is_left_behind(hanging: Hang) -> None:
     change = hanging(GRAPH, {"shop.orders": "add note text"})
     change.dress()

@@ -557,6 +557,7 @@ class _Search:
             if name is None:
                 continue
             place = Place(schema_name="pg_temp", name=name.split(".", 1)[1].strip('"'))
+            self._try_labels(facts, place)
             for kind in ("policies", "triggers", "rules"):
                 for each, value in facts[kind].items():
                     if value.get("inherited"):
@@ -571,6 +572,22 @@ class _Search:
                             f"it would not work on the changed table: {trouble}",
                             "change it beforehand so that it works on both, or drop it",
                         )
+
+    def _try_labels(self, facts: Entry, place: Place) -> None:
+        """Try security labels of a table, and of views that are made anew: who gives them has to be there."""
+        from segue.databases.postgresql.online import cloning
+
+        views = [each["facts"] for each in self.found.views if each["anew"]]
+        for one in (facts, *views):
+            for label in one["labels"]:
+                bare = {"labels": [{**label, "column": None}]}
+                trouble = self._trouble(lambda: self._run(cloning.labels(bare, place)))  # noqa: B023
+                if trouble is not None:
+                    self._refuse(
+                        f"security label of {catalogue.place(one)}",
+                        f"{label['provider']} would have to set it anew: {trouble}",
+                        "load its provider, or take the label away",
+                    )
 
     def _run(self, statements: Iterable[str]) -> None:
         for text in statements:
