@@ -9,6 +9,7 @@ from segue.model.impact import Lock
 from segue.model.quantities import count, duration, size
 
 if TYPE_CHECKING:
+    from segue.model.facts import ChangeFacts
     from segue.planning.assessment import AssessedStep, Assessment
 
 #: Seconds below which a lock is held for a moment.
@@ -102,6 +103,8 @@ def _lines(step: AssessedStep) -> list[tuple[str, str]]:
     slow = step.seconds is None or step.seconds >= MOMENT
     if slow and step.does and not any(step.does in reason for reason in step.reasons):
         lines.append(("", step.does + _times(step)))
+    if step.change is not None:
+        lines += [("", words) for words in _change(step.change)]
     indirect = [touch for touch in step.touched if touch.why]
     if len(indirect) > NAMED_TABLES:
         lines.append(("also locks ", f"{len(indirect)} more, such as {indirect[0].table} ({indirect[0].why})"))
@@ -123,6 +126,16 @@ def _lines(step: AssessedStep) -> list[tuple[str, str]]:
     said = " ".join(step.reasons)
     lines += [("", note) for note in step.notes if not ("old name" in note and "old name" in said)]
     return lines
+
+
+def _change(change: ChangeFacts) -> list[str]:
+    """Return how tables would be changed online, why so, and what that takes."""
+    said = [f"{change.strategy}: {'; '.join(change.reasons)}"] if change.reasons else []
+    if change.seconds:
+        parts = ", ".join(f"{name} {duration(value)}" for name, value in change.seconds.items())
+        said.append(f"{parts}; while limits slow it down, longer")
+        said.append(f"needs about {size(change.disk)} of disk, and as much of WAL is written")
+    return said
 
 
 def _times(step: AssessedStep) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segue.model.quantities import count, duration, size
@@ -162,10 +162,49 @@ class Speeds:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeFacts:
+    """What an online change of tables would be on a target, and what it takes beside its locks.
+
+    `seconds` by what is done, in order, empty where nothing is copied; `disk` is the room for the new tables, which the
+    old ones keep until the way back ends, `wal` what is written to the log. `refused`: why it cannot be done.
+    """
+
+    strategy: str
+    reasons: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    rows: int = 0
+    bytes: int = 0
+    disk: int = 0
+    wal: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all that is done."""
+        return sum(self.seconds.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the change for machines."""
+        return {
+            "strategy": self.strategy,
+            "reasons": list(self.reasons),
+            "tables": list(self.tables),
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "disk_bytes": self.disk,
+            "wal_bytes": self.wal,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "refused": list(self.refused),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class TargetFacts:
     """What a look at a target found about a plan: `steps` holds the statements of each step, in the order given.
 
     `rates` says where the present rates of statements come from. `unknown` holds what could not be told, in words.
+    `changes` are those of the steps that change tables online, by the step's place.
     """
 
     server_version: str
@@ -175,3 +214,4 @@ class TargetFacts:
     rates: str = ""
     unknown: tuple[str, ...] = ()
     took: float = 0.0
+    changes: Mapping[int, ChangeFacts] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from segue.model.facts import Holder, StatementFacts, TableFacts, TargetFacts, Touched
+from segue.model.facts import ChangeFacts, Holder, StatementFacts, TableFacts, TargetFacts, Touched
 from segue.model.impact import Duration, Lock
 from segue.model.quantities import count, duration, size
 from segue.model.vocabulary import Level, StepType
@@ -86,6 +86,7 @@ class AssessedStep:
     risk: Level
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    change: ChangeFacts | None = None
 
     @property
     def name(self) -> str:
@@ -95,6 +96,9 @@ class AssessedStep:
     @property
     def does(self) -> str:
         """Return the step's work in words."""
+        if self.change is not None and self.change.seconds:
+            much = f"{count(self.change.rows)} rows of {_few(self.change.tables)} ({size(self.change.bytes)})"
+            return f"copies {much} beside the application, builds the indexes, and compares every row"
         words = [one.does for one in self.facts if one.does and one.does != "changes the catalogue only"]
         if self.walk is not None:
             return f"walks {count(self.walk.keys)} keys in about {count(self.walk.batches)} batches"
@@ -115,6 +119,7 @@ class AssessedStep:
             "seconds": _rounded(self.seconds),
             "held_seconds": _rounded(self.held),
             "walk": self.walk.as_json() if self.walk is not None else None,
+            "change": self.change.as_json() if self.change is not None else None,
             "tables": [one.as_json() for one in self.touched[:LISTED]],
             "tables_more": max(0, len(self.touched) - LISTED),
             "waits_for": [one.as_json() for one in self.waits_for],
@@ -204,8 +209,8 @@ def assess(
     """Judge a plan by what a look at the target found."""
     params = {step.name: step for step in plan.steps}
     steps = tuple(
-        _step(predicted, params[predicted.name], found, facts)
-        for predicted, found in zip(prediction.steps, facts.steps, strict=True)
+        _step(predicted, params[predicted.name], found, facts, facts.changes.get(place))
+        for place, (predicted, found) in enumerate(zip(prediction.steps, facts.steps, strict=True))
     )
     named = {one.table for step in steps for one in step.touched}
     tables = [facts.tables[name] for name in facts.tables if name in named]
@@ -275,7 +280,13 @@ def unlooked(
 # -- one step
 
 
-def _step(predicted: StepPrediction, params: Any, found: Sequence[StatementFacts], facts: TargetFacts) -> AssessedStep:
+def _step(
+    predicted: StepPrediction,
+    params: Any,
+    found: Sequence[StatementFacts],
+    facts: TargetFacts,
+    change: ChangeFacts | None = None,
+) -> AssessedStep:
     walks = predicted.step_type == StepType.DATA_MIGRATION and bool(found)
     together = len(found) > 1 and bool(getattr(params, "transaction", False))
     lock = max((one.statement.lock for one in found), key=lambda one: one.rank, default=Lock.NONE)
@@ -284,9 +295,12 @@ def _step(predicted: StepPrediction, params: Any, found: Sequence[StatementFacts
     if not found:
         # A step that waits for a length of time says so; what a script does, nobody can tell.
         seconds = getattr(params, "lasting", None)
+    copies = change is not None and bool(change.seconds)
+    if change is not None and copies:
+        seconds = change.total + (seconds or 0.0)
     waits = {holder.pid: holder for one in found for holder in one.waits_for}
     queue = _queue(found, facts.tables, together=together)
-    risk, reasons = _risk(predicted, params, found, facts.tables, walk, seconds, together=together)
+    risk, reasons = _risk(predicted, params, found, facts.tables, walk, seconds, change, together=together)
     touched: dict[str, Touched] = {}
     for each in (touch for one in found for touch in one.touched):
         if each.table not in touched or each.lock.rank > touched[each.table].lock.rank:
@@ -299,8 +313,12 @@ def _step(predicted: StepPrediction, params: Any, found: Sequence[StatementFacts
         lock=lock,
         duration=max(strongest, key=list(_ORDER).index, default=Duration.INSTANT),
         touched=tuple(touched.values()),
-        rows=None if None in rows or not rows else max((row for row in rows if row is not None), default=0),
-        bytes=sum(one.bytes for one in found),
+        rows=change.rows
+        if change is not None and copies
+        else None
+        if None in rows or not rows
+        else max((row for row in rows if row is not None), default=0),
+        bytes=change.bytes if change is not None and copies else sum(one.bytes for one in found),
         seconds=seconds,
         held=0.0 if walks else _held(found, together=together),
         walk=walk,
@@ -309,7 +327,8 @@ def _step(predicted: StepPrediction, params: Any, found: Sequence[StatementFacts
         waits_unseen=max((one.waits_unseen for one in found), default=0),
         risk=risk,
         reasons=tuple(reasons),
-        notes=() if walks else tuple(dict.fromkeys(note for one in found for note in one.statement.notes)),
+        notes=() if walks or copies else tuple(dict.fromkeys(note for one in found for note in one.statement.notes)),
+        change=change,
     )
 
 
@@ -402,6 +421,7 @@ def _risk(
     tables: Mapping[str, TableFacts],
     walk: WalkEstimate | None,
     seconds: float | None,
+    change: ChangeFacts | None,
     *,
     together: bool,
 ) -> tuple[Level, list[str]]:
@@ -420,6 +440,8 @@ def _risk(
             risks.append((Level.MEDIUM, f"breaks code that uses the old name ({one.statement.verb}){users}"))
     if walk is not None:
         risks += _of_walk(walk)
+    if change is not None:
+        risks += _of_change(change)
     risks += _of_time(params, seconds)
     if predicted.undo is None and not any(level is Level.CRITICAL for level, _ in risks):
         why = next((one for one in predicted.reasons if one.startswith("cannot be undone")), "cannot be undone")
@@ -508,6 +530,19 @@ def _of_walk(walk: WalkEstimate) -> list[tuple[Level, str]]:
     if walk.keys > 1_000_000_000 or walk.seconds > 86400:
         level = Level.HIGH
     return [(level, f"walks {count(walk.keys)} keys ≈ {duration(walk.seconds)}")]
+
+
+def _of_change(change: ChangeFacts) -> list[tuple[Level, str]]:
+    risks = [(Level.HIGH, f"would be refused: {why}") for why in change.refused]
+    if change.seconds:
+        much = f"copies {count(change.rows)} rows ≈ {duration(change.total)}, and needs {size(change.disk)} of disk"
+        # It hurts nobody, and may be stopped at any time: only a long one is worth a word.
+        risks.append((Level.MEDIUM if change.total > 3600 or change.disk > LARGE else Level.LOW, much))
+    return risks
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
 
 def _of_time(params: Any, seconds: float | None) -> list[tuple[Level, str]]:

@@ -179,8 +179,15 @@ def _step(
         risk=risk,
         reasons=tuple(reasons),
         # What is said of one large UPDATE does not hold for the small batches of a walk.
-        notes=() if walks else tuple(dict.fromkeys(note for one in statements for note in one.notes)),
+        notes=()
+        if walks or _stands_for_locks(kind, statements)
+        else tuple(dict.fromkeys(note for one in statements for note in one.notes)),
     )
+
+
+def _stands_for_locks(kind: StepKind, statements: tuple[Statement, ...]) -> bool:
+    """Return whether statements only stand for the locks that a step takes by itself."""
+    return kind.kind != "sql" and all(statement.verb == "LOCK TABLE" for statement in statements)
 
 
 def _longest(statements: tuple[Statement, ...]) -> Duration:

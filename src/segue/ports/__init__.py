@@ -452,6 +452,15 @@ class SharedKind(Protocol):
         ...
 
 
+@runtime_checkable
+class ChangingKind(Protocol):
+    """A step kind that changes tables online."""
+
+    def change(self, params: Any) -> ChangeSpec:
+        """Return what is asked of the database."""
+        ...
+
+
 class ApplicationFence(Protocol):
     """Keeps an application's writes out of a target. Whatever is asked may be asked again after a death."""
 
@@ -726,9 +735,17 @@ class Database(Protocol):
         """Look at everything that a migration there could trip over; changes nothing, raises TargetUnreachable."""
         ...
 
-    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+    def assess(
+        self,
+        url: str,
+        *,
+        schema: str,
+        steps: Sequence[Sequence[Statement]],
+        changes: Mapping[int, ChangeSpec] | None = None,
+    ) -> TargetFacts:
         """Say what the statements of a plan's steps, in the order of a run, meet on this target.
 
+        `changes`: what the steps at these places change online; they are looked at by how that would be done here.
         Takes about a second whatever the database's size: no scans, no waiting for locks. Raises only what keeps it
         from looking at all (TargetUnreachable, PrivilegeMissing, ConfigurationError).
         """

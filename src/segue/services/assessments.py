@@ -11,11 +11,14 @@ from segue.planning import planfile
 from segue.planning.assessment import Assessment, unlooked
 from segue.planning.assessment import assess as judge
 from segue.planning.prediction import RANK, predict
+from segue.ports import ChangingKind
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from segue.model.online import ChangeSpec
     from segue.planning.planfile import Plan
+    from segue.planning.prediction import Prediction
     from segue.ports import Parts
     from segue.settings import Settings
     from segue.store import Store
@@ -40,13 +43,29 @@ def look(parts: Parts, plan: Plan, environment: str, url: str) -> Assessment:
     prediction = predict(plan, parts.steps, database)
     digest, at = planfile.digest(plan), clock.now()
     try:
-        facts = database.assess(url, schema=plan.target_schema, steps=[step.statements for step in prediction.steps])
+        facts = database.assess(
+            url,
+            schema=plan.target_schema,
+            steps=[step.statements for step in prediction.steps],
+            changes=_changes(plan, parts, prediction),
+        )
         return judge(plan, digest, environment, prediction, facts, at)
     except SegueError as error:
         why = error.message
     except Exception as error:  # a mistake in an estimate must not keep a migration from running
         why = f"a mistake of Segue's own ({type(error).__name__}: {error})"
     return unlooked(plan, digest, environment, prediction, f"the target itself: {why}", at)
+
+
+def _changes(plan: Plan, parts: Parts, prediction: Prediction) -> dict[int, ChangeSpec]:
+    """Return what steps change online, by their place among the steps as they are run."""
+    named = {step.name: step for step in plan.steps}
+    found = {}
+    for place, step in enumerate(prediction.steps):
+        kind: object = parts.steps[step.kind]
+        if isinstance(kind, ChangingKind):
+            found[place] = kind.change(named[step.name])
+    return found
 
 
 def keep(store: Store, found: Assessment) -> bool:

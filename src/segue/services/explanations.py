@@ -418,6 +418,14 @@ def _facts(facts: Mapping[str, Any]) -> list[str]:
         took = f" ≈ {duration(facts['seconds'])}" if facts["seconds"] and facts["seconds"] >= _MOMENT else ""
         much = f", {size(facts['bytes'])} in all" if facts["bytes"] and "in all" not in facts["does"] else ""
         found.append(_sentence(f"{facts['does']}{took}{much}"))
+    change = facts.get("change")
+    if change and change["reasons"]:
+        found.append(_sentence(f"It is done as {change['strategy']}: {'; '.join(change['reasons'])}"))
+    if change and change["seconds"]:
+        parts = ", ".join(f"{name} {duration(value)}" for name, value in change["seconds"].items())
+        found.append(f"Of that: {parts}; longer while limits slow it down.")
+        found.append(f"It needs about {size(change['disk_bytes'])} of disk, and as much of WAL is written.")
+    found += [_sentence(f"It would be refused: {why}") for why in (change or {}).get("refused", [])]
     for table in facts["tables"]:
         if table["why"] != "named by the statement":
             found.append(f"{table['table']} is locked too ({table['lock']}): {table['why']}.")

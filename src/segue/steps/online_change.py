@@ -124,6 +124,10 @@ class OnlineChangeStep:
             for statement in database.statements(f"LOCK TABLE {one.table} IN ACCESS EXCLUSIVE MODE")
         ]
 
+    def change(self, params: OnlineChangeParams) -> ChangeSpec:
+        """Return what is asked of the database."""
+        return spec_of(params)
+
     def irreversible(self, params: OnlineChangeParams) -> str | None:
         """Return why the step cannot be undone."""
         if params.irreversible:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, Conflict, Kept
+    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
 
@@ -78,11 +78,18 @@ class PostgreSQL:
 
         return check(url, schema=schema)
 
-    def assess(self, url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+    def assess(
+        self,
+        url: str,
+        *,
+        schema: str,
+        steps: Sequence[Sequence[Statement]],
+        changes: Mapping[int, ChangeSpec] | None = None,
+    ) -> TargetFacts:
         """Say what the statements of a plan meet on this target."""
         from segue.databases.postgresql.assessing import assess
 
-        return assess(url, schema=schema, steps=steps)
+        return assess(url, schema=schema, steps=steps, changes=changes or {})
 
     def open_target(self, url: str, *, execution: str, holder: str, schema: str) -> Target:
         """Take the lease on a target."""

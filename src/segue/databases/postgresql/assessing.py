@@ -19,10 +19,11 @@ from segue.databases.postgresql.catalogue import BLOCK, Catalogue, Relation
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.locking import CONFLICTS
+from segue.databases.postgresql.online import foreseeing
 from segue.databases.postgresql.parse import node
 from segue.databases.postgresql.rates import Rate, Rates
 from segue.databases.postgresql.touching import Outcome, Scene, names_in
-from segue.model.facts import Holder, StatementFacts, TableFacts, TargetFacts
+from segue.model.facts import ChangeFacts, Holder, StatementFacts, TableFacts, TargetFacts
 from segue.model.impact import Duration, Lock
 from segue.model.quantities import size
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from segue.model.facts import Speeds
     from segue.model.impact import Statement
+    from segue.model.online import ChangeSpec
 
 _Holders = dict[int, list[tuple[str, Holder]]]
 
@@ -46,12 +48,15 @@ PASSING = 1.0
 NAMED_HOLDERS = 5
 
 
-def assess(url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> TargetFacts:
+def assess(
+    url: str, *, schema: str, steps: Sequence[Sequence[Statement]], changes: Mapping[int, ChangeSpec]
+) -> TargetFacts:
     """See `segue.ports.Database.assess`."""
     began = clock.ticks()
     connection = open_session(url, application="segue assess", schema=schema, pins=PINS)
     try:
-        return _Assessment(connection, schema, steps).facts(began)
+        found = _Assessment(connection, schema, steps, changes)
+        return found.facts(began)
     except psycopg.Error as error:
         raise explain(error, place(url)) from error
     finally:
@@ -59,13 +64,25 @@ def assess(url: str, *, schema: str, steps: Sequence[Sequence[Statement]]) -> Ta
 
 
 class _Assessment:
-    def __init__(self, connection: psycopg.Connection[Any], schema: str, steps: Sequence[Sequence[Statement]]) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        schema: str,
+        steps: Sequence[Sequence[Statement]],
+        changes: Mapping[int, ChangeSpec],
+    ) -> None:
         self._connection = connection
         self._deadline = clock.ticks() + BUDGET
         self._schema = schema
-        self._steps = steps
         self._unknown: list[str] = []
-        self._nodes = [[node(statement.sql) for statement in statements] for statements in steps]
+        self._workers = {number: spec.workers for number, spec in changes.items()}
+        self._foreseen = self._foresee(steps, changes)
+        # What would really be sent, or locked, stands for what was predicted without a look.
+        self._steps = [
+            self._foreseen[number].statements if number in self._foreseen else statements
+            for number, statements in enumerate(steps)
+        ]
+        self._nodes = [[node(statement.sql) for statement in statements] for statements in self._steps]
 
     def facts(self, began: float) -> TargetFacts:
         names, types = names_in((node for nodes in self._nodes for node in nodes), self._schema)
@@ -89,20 +106,67 @@ class _Assessment:
         )
         speeds = costing.measure(self._connection, largest)
         holders, snapshots = self._holders(concerned), self._snapshots()
-        steps = tuple(
-            tuple(self._statement(outcome, speeds, holders, snapshots) for outcome in group) for group in outcomes
-        )
+        steps = [tuple(self._statement(outcome, speeds, holders, snapshots) for outcome in group) for group in outcomes]
+        changes = {}
+        for number, foreseen in self._foreseen.items():
+            steps[number] = tuple(map(_explained, steps[number], foreseen.why))
+            changes[number] = self._change(number, outcomes[number], catalogue, speeds)
         if (rest := rates_due(rates) - clock.ticks()) > 0:
             clock.sleep(min(rest, RATES_SECONDS))
         now = self._rates(rates)
         return TargetFacts(
             server_version=_version(self._connection),
             tables=self._tables(concerned, catalogue, now, holders, outcomes),
-            steps=steps,
+            steps=tuple(steps),
             speeds=speeds,
             rates=rates.source,
             unknown=tuple(dict.fromkeys(self._unknown)),
             took=clock.ticks() - began,
+            changes=changes,
+        )
+
+    # -- online changes
+
+    def _foresee(
+        self, steps: Sequence[Sequence[Statement]], changes: Mapping[int, ChangeSpec]
+    ) -> dict[int, foreseeing.Foreseen]:
+        """Return how each online change would be done, as far as its tables are there."""
+        found = {}
+        for number, spec in changes.items():
+            try:
+                foreseen = foreseeing.foresee(self._connection, spec, self._schema, steps[number])
+            except psycopg.Error:
+                if self._connection.closed:
+                    raise
+                self._unknown.append("how the tables would be changed: the server did not answer in time")
+                continue
+            if foreseen is not None:
+                found[number] = foreseen
+        return found
+
+    def _change(self, number: int, group: Sequence[Outcome], catalogue: Catalogue, speeds: Speeds) -> ChangeFacts:
+        """Return what an online change takes: the tables that are copied, read twice, and indexed."""
+        foreseen = self._foreseen[number]
+        tables = [
+            outcome.relations[name]
+            for outcome in (group[at] for at in foreseen.copied)
+            for name, touched in outcome.touched.items()
+            if not touched.why and name in outcome.relations
+        ]
+        stored = list({leaf.oid: leaf for table in tables for leaf in catalogue.stored(table)}.values())
+        cost = costing.copied(stored, speeds, self._workers[number])
+        if any(leaf.rows is None for leaf in stored):
+            self._unknown.append("how long the copy takes exactly: a table was never analysed")
+        return ChangeFacts(
+            strategy=foreseen.strategy,
+            reasons=foreseen.reasons,
+            tables=tuple(dict.fromkeys(table.name for table in tables)),
+            rows=cost.rows,
+            bytes=cost.bytes,
+            disk=cost.disk,
+            wal=cost.disk,
+            seconds=cost.seconds if stored else {},
+            refused=foreseen.refused,
         )
 
     # -- one statement
@@ -247,6 +311,13 @@ class _Assessment:
             for name in outcome.missing:
                 found.setdefault(name, TableFacts(name, "not there", rows=None))
         return found
+
+
+def _explained(facts: StatementFacts, why: str) -> StatementFacts:
+    """Return a statement's facts with the reason why its table is touched, where the plan does not name it."""
+    if not why:
+        return facts
+    return replace(facts, touched=tuple(each if each.why else replace(each, why=why) for each in facts.touched))
 
 
 def _lock_words(mode: str) -> str:

@@ -6,8 +6,9 @@ an estimate is within a factor of two or three. It grows with the table, and shr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -17,6 +18,9 @@ from segue.databases.postgresql.catalogue import BLOCK, Relation
 from segue.databases.postgresql.touching import Build, Match, Query, Rewrite, Scan, Work
 from segue.model.facts import Speeds
 from segue.model.quantities import count, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: What is assumed where it cannot be measured: a modest server whose data is on disk.
 ASSUMED = Speeds(round_trip=0.001, read=200e6, insert=500_000.0, cost=5e-6)
@@ -41,6 +45,8 @@ _COMPUTED_ROW = 6.0  # the same when a function is called for it
 _CHANGED_ROW = 6.0  # a row that is updated where it is
 _INDEX_ENTRY = 9.0  # its new entry in an index, at a random place
 _NEW_ENTRY = 2.0  # an entry of a new row
+_COPIED_BESIDE = 1.5  # a row that is copied in pieces, along the key
+_COMPARED_ROW = 1.5  # a row that is hashed, on one side
 _SCANNED = 1.2  # times of reading: a check is computed for each row
 
 
@@ -164,6 +170,33 @@ def weigh(work: Work, speeds: Speeds, connection: psycopg.Connection[Any], deadl
             return _rewrite(relation, speeds, volatile=volatile)
         case Query():
             return _query(work, speeds, connection, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What it takes to copy tables beside the application: seconds by what is done, bytes read, bytes written."""
+
+    seconds: dict[str, float]
+    rows: int
+    bytes: int
+    disk: int
+
+
+def copied(tables: Sequence[Relation], speeds: Speeds, workers: int = 1) -> Copied:
+    """Return what it takes to copy tables row by row, index the copies, and compare every row of both."""
+    rows = sum(map(_rows, tables))
+    held = sum((each.pages + each.toast_pages) * BLOCK for each in tables)
+    indexed = sum(index.pages for each in tables for index in each.indexes) * BLOCK
+    entries = sum(_rows(each) * len(each.indexes) for each in tables)
+    row = 1 / speeds.insert
+    # Those who work side by side share disk, log and locks.
+    side_by_side = max(1.0, math.sqrt(workers))
+    seconds = {
+        "copy": (held / speeds.read + rows * row * _COPIED_BESIDE + held / WRITTEN_PER_SECOND) / side_by_side,
+        "indexes": held / speeds.read * _SCANNED + entries * row * _SORTED_ROW + indexed / WRITTEN_PER_SECOND,
+        "comparison": (2 * held / speeds.read + 2 * rows * row * _COMPARED_ROW) / side_by_side,
+    }
+    return Copied(seconds, rows, held, held + indexed)
 
 
 def _build(work: Build, speeds: Speeds) -> Cost:
