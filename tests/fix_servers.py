@@ -65,7 +65,9 @@ def debian_server() -> Iterator[Cluster]:
 
 def _shared_server(bin_dir: Path | None) -> Iterator[Cluster]:
     folder = short_folder()
-    cluster = Cluster(folder / "pg", options=HASTY, bin_dir=bin_dir)
+    # The embedded server has no such library.
+    more = {"shared_preload_libraries": "pg_stat_statements"} if bin_dir == DEBIAN else {}
+    cluster = Cluster(folder / "pg", options={**HASTY, **more}, bin_dir=bin_dir)
     try:
         with cluster.use():
             yield cluster

@@ -116,16 +116,17 @@ Hang = Callable[..., Hanging]
 @pytest.fixture
 def hanging(any_database: str) -> Iterator[Hang]:
     """Give a function that makes tables by SQL and draws a change of them up; `everything.sql` by default."""
-    yield from _hanging(any_database)
+    yield from hangings(any_database)
 
 
 @pytest.fixture
 def hanging_here(database: str) -> Iterator[Hang]:
     """Give the same on the embedded server alone."""
-    yield from _hanging(database)
+    yield from hangings(database)
 
 
-def _hanging(database: str) -> Iterator[Hang]:
+def hangings(database: str) -> Iterator[Hang]:
+    """Give a function that draws changes up in a database; its sessions are closed at the end."""
     opened = []
 
     def make(script: str | None = None, tables: dict[str, Any] | None = None) -> Hanging:

@@ -343,7 +343,7 @@ def retarget(text: str, names: Mapping[str, str]) -> str:
         for node in descendants(statement.stmt, "RangeVar"):
             new = names.get(str(Place(schema_name=node.schemaname, name=node.relname)))
             if new is not None:
-                edges[node.location], wanted[node.location] = new.encode(), 3
+                edges[node.location], wanted[node.location] = new.encode(), 3 if node.schemaname else 1
         for node in descendants(statement.stmt, "TypeName"):
             parts = strings(node.names)
             new = names.get(str(Place(schema_name=parts[0], name=parts[1]))) if len(parts) == 2 else None

@@ -13,7 +13,7 @@ from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.facts import ident, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from segue.databases.postgresql.online.blueprint import Blueprint
     from segue.databases.postgresql.online.site import Site
@@ -29,13 +29,17 @@ CHEAP = 100.0
 #: A statement that takes longer to plan than this is left out.
 PLANNING = "2s"
 SHOWN = 160
+#: What stands in statements that Segue itself has sent: names of its own, or the catalogue's.
+_OURS = r"\ysegue(_[a-z][a-z0-9]{7}_(new|old))?\y|\ypg_catalog\."
+_PREPARED = "segue_planned"
 _QUERIES = ("select_stmt", "insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 
 
 def slower(site: Site, blueprint: Blueprint) -> list[str]:
     """Return statements that would be planned worse on the shadows than on the originals; empty where unknown.
 
-    Known are those that `pg_stat_statements` shows to Segue's role. With parameters, servers from 16 on can plan them.
+    Known are those that `pg_stat_statements` shows to Segue's role, most of them with parameters for their constants:
+    they are planned whatever those are.
     """
     connection = site.look
     names = {}
@@ -45,8 +49,9 @@ def slower(site: Site, blueprint: Blueprint) -> list[str]:
             if relation.place.name in new:
                 names[str(relation.place)] = str(new[relation.place.name])
     found = []
-    for query in _statements(connection):
-        both = _both(connection, query, names, generic=site.major >= 16)
+    tables = [relation.place.name for member in blueprint.members for relation in member.old]
+    for query in _statements(connection, tables):
+        both = _both(connection, query, names, explains=site.major >= 16)
         if both is None:
             continue
         before, after = both
@@ -59,8 +64,8 @@ def slower(site: Site, blueprint: Blueprint) -> list[str]:
     return found
 
 
-def _statements(connection: Connection) -> list[str]:
-    """Return the statements that took the most time in this database, whole ones only."""
+def _statements(connection: Connection, tables: Sequence[str]) -> list[str]:
+    """Return the statements that took the most time in this database and may be about tables; none of Segue's own."""
     try:
         with connection.transaction():
             home = _home(connection)
@@ -71,8 +76,10 @@ def _statements(connection: Connection) -> list[str]:
                 sql.SQL(
                     "select s.query from {}.pg_stat_statements as s "
                     "inner join pg_catalog.pg_database as d on s.dbid = d.oid and d.datname = current_database() "
-                    "where s.query is not null group by s.query order by sum(s.total_exec_time) desc limit {}"
-                ).format(ident(home), literal(MOST))
+                    "where s.query is not null and s.query !~ {} and exists ("
+                    "select from unnest({}::text[]) as t (name) where strpos(lower(s.query), lower(t.name)) > 0) "
+                    "group by s.query order by sum(s.total_exec_time) desc limit {}"
+                ).format(ident(home), literal(_OURS), literal(list(tables)), literal(MOST))
             ).fetchall()
     except psycopg.Error:
         # Not loaded by the server, or not for this role's eyes.
@@ -93,7 +100,7 @@ def _home(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _both(connection: Connection, query: str, names: Mapping[str, str], *, generic: bool) -> tuple[Any, Any] | None:
+def _both(connection: Connection, query: str, names: Mapping[str, str], *, explains: bool) -> tuple[Any, Any] | None:
     """Return a statement's plan on the originals and on the shadows; None where it has nothing to do with them."""
     from postgast import PgQueryError, parse
 
@@ -105,8 +112,7 @@ def _both(connection: Connection, query: str, names: Mapping[str, str], *, gener
         return None  # cut off, or of a language that is not the server's own
     if len(tree.stmts) != 1 or tree.stmts[0].stmt.WhichOneof("node") not in _QUERIES:
         return None
-    if not generic and any(True for _ in descendants(tree.stmts[0].stmt, "ParamRef")):
-        return None
+    given = max((node.number for node in descendants(tree.stmts[0].stmt, "ParamRef")), default=0)
     known = {}
     for node in descendants(tree.stmts[0].stmt, "RangeVar"):
         place = _resolved(connection, node.schemaname, node.relname)
@@ -114,8 +120,9 @@ def _both(connection: Connection, query: str, names: Mapping[str, str], *, gener
             known[str(Place(schema_name=node.schemaname, name=node.relname))] = names[str(place)]
     if not known:
         return None
-    before = _plan(connection, query, generic=generic)
-    after = _plan(connection, facts.retarget(query, known), generic=generic)
+    act = _plan if explains or not given else _plan_prepared
+    before = act(connection, query, given)
+    after = act(connection, facts.retarget(query, known), given)
     return None if before is None or after is None else (before, after)
 
 
@@ -131,12 +138,32 @@ def _resolved(connection: Connection, schema: str, name: str) -> Place | None:
     return None if row is None else Place(schema_name=row[0], name=row[1])
 
 
-def _plan(connection: Connection, query: str, *, generic: bool) -> Any:
+def _plan_prepared(connection: Connection, query: str, given: int) -> Any:
+    """Plan a statement with parameters on a server that explains none: as one that is prepared."""
+    try:
+        connection.execute((f"PREPARE {_PREPARED} AS {query}").encode())
+    except psycopg.Error:
+        if connection.closed:
+            raise
+        return None  # of a parameter nothing shows which type it has
+    try:
+        values = ", ".join(["NULL"] * given)
+        return _plan(connection, f"EXECUTE {_PREPARED} ({values})", 0)
+    finally:
+        if not connection.closed:
+            connection.execute(f"DEALLOCATE {_PREPARED}".encode())
+
+
+def _plan(connection: Connection, query: str, given: int) -> Any:
     """Return how the server would run a statement, or None where it cannot tell."""
-    words = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) " if generic else "EXPLAIN (FORMAT JSON) "
+    words = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) " if given else "EXPLAIN (FORMAT JSON) "
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(sql.SQL("set local statement_timeout = {}").format(literal(PLANNING)))
+            connection.execute(
+                sql.SQL("set local statement_timeout = {}; set local plan_cache_mode = force_generic_plan").format(
+                    literal(PLANNING)
+                )
+            )
             row = connection.execute((words + query).encode()).fetchone()
     except psycopg.Error:
         if connection.closed:
