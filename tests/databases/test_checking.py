@@ -66,7 +66,9 @@ def test_a_role_with_nothing_is_told_what_to_ask_for(any_database: str) -> None:
 def test_the_grants_that_are_named_turn_it_green(database: str) -> None:
     run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     with roleless(database) as plain:
-        whats = ("keep lease and history", "create in schema public", "see other sessions")
+        name = conninfo_to_dict(database)["dbname"]
+        run_sql(database, f'REVOKE TEMPORARY ON DATABASE "{name}" FROM PUBLIC')
+        whats = ("keep lease and history", "create in schema public", "make temporary tables", "see other sessions")
         for what in whats:
             finding = one(plain, what)
             assert finding.light is not Light.GREEN

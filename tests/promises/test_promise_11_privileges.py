@@ -15,7 +15,10 @@ from psycopg import conninfo, sql
 from segue.databases.postgresql import DATABASE
 from segue.databases.postgresql.cleaning import clean
 from segue.errors import LockNotGranted, PrivilegeMissing, SegueError
-from segue.ports import FORWARD, Patience
+from segue.model.online import ChangeSpec, TableChange
+from segue.ports import FORWARD, EffectKey, Pace, Patience, Shared
+from segue.rows.chunks import Remainder
+from segue.rows.walk import Walk
 from segue.steps.validate import STEP as VALIDATE
 from segue.steps.validate import ValidateParams
 
@@ -33,6 +36,7 @@ class Feature:
 
 LEASE = ("GRANT CREATE ON DATABASE {database} TO {role}",)
 OWNER = ("ALTER TABLE t OWNER TO {role}",)
+TEMPORARY = ("GRANT TEMPORARY ON DATABASE {database} TO {role}",)
 HERE = ("GRANT CREATE ON SCHEMA public TO {role}",)
 
 
@@ -69,6 +73,41 @@ def _drift(url: str, take: Open) -> None:
     assert target.drift("public") is None
 
 
+def _change_online(url: str, take: Open) -> None:
+    patience = Patience(5, 60)
+
+    def note(words: str) -> None: ...
+
+    target = take(url)
+    key = EffectKey(target.lease.execution, "plan", "hash", "change", FORWARD, 0)
+    change = target.online(key, ChangeSpec((TableChange("t", ("ALTER id TYPE bigint",)),)))
+    change.prepare(note)
+    change.create(patience, note)
+    change.capture(patience, note)
+    work = change.copying(1, patience)
+    shared = Shared(work, 0.3, 1000)
+    walk = Walk(
+        shared,
+        Remainder.of(work.progress(loose=True)),
+        size=100,
+        workers=1,
+        patience=30,
+        boundary=lambda: None,
+        pace=Pace,
+        slots=lambda wanted: wanted,
+        note=lambda batches: None,
+    )
+    walk.go()
+    change.copied()
+    change.settle(patience, note, lambda: None, Pace, lambda seconds: None)
+    change.verify(1, Pace, lambda seen: None, lambda: None)
+    change.verified()
+    change.swap(patience, 5.0, note)
+    change.complete(patience, note, lambda: None)
+    change.retire(patience, note)
+    change.close()
+
+
 FEATURES = {
     "Take the lease; keep history and progress": Feature(LEASE, lambda url, take: take(url).alive()),
     "Read the schema, find drift": Feature(LEASE, _drift),
@@ -85,6 +124,7 @@ FEATURES = {
         (*LEASE, "GRANT SELECT, UPDATE ON t TO {role}"), lambda url, take: fill(take(url), "t", set={"n": "n + 1"})
     ),
     "`validate`": Feature((*LEASE, "GRANT SELECT ON t TO {role}"), _validate),
+    "`online-change`, but for the strategy `ghost`": Feature((*LEASE, *OWNER, *HERE, *TEMPORARY), _change_online),
     "A maintenance window's fence": Feature((*LEASE, *OWNER), _fence),
     "`segue env clean`": Feature(LEASE, _clean),
     "`segue env check`, `segue plan assess`": Feature((), _look),
@@ -102,6 +142,7 @@ def plain(administered: str) -> Iterator[str]:
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
     url = make_role(administered)
+    grant(administered, url, "REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
     yield url
     drop_role(administered, url)
 
@@ -137,11 +178,12 @@ def test_a_feature_is_refused_without_it(database: str, open_target: Open, name:
     )
     plain = make_role(database)
     try:
+        grant(database, plain, "REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
         feature = FEATURES[name]
         grant(database, plain, *(each for each in feature.needs if each != without))
         with pytest.raises(SegueError) as caught:
             feature.act(plain, open_target)
-        said = f"{caught.value.message} {caught.value.hint}"
+        said = " ".join([caught.value.message, caught.value.hint, *caught.value.details])
         assert "permission denied" in said or "must be owner" in said or "GRANT" in said
         assert caught.value.exit_code == 2
         assert caught.value.hint

@@ -170,6 +170,7 @@ class _Check:
             self.own_schema,
             self.plans_schema,
             self.owners,
+            self.temporary,
             self.superuser,
             self.seeing,
             self.signalling,
@@ -303,6 +304,14 @@ class _Check:
                 details=tuple(f"{table.name} belongs to {table.owner}" for table in foreign[:NAMED]),
             )
 
+    def temporary(self) -> Iterator[Finding]:
+        what = "make temporary tables"
+        if self.server.may_use_temporary:
+            yield Finding(Light.GREEN, what, "allowed")
+        else:
+            grant = self._grant("GRANT TEMPORARY ON DATABASE {database} TO {role}")
+            yield Finding(Light.AMBER, what, "refused: no table can be changed online", f"as an owner: {grant}")
+
     def superuser(self) -> Iterator[Finding]:
         found = "yes, though none is needed" if self.server.superuser else "no, and none is needed"
         yield Finding(Light.GREEN, "superuser", found)
@@ -337,7 +346,8 @@ class _Check:
             if given or self.server.superuser
         ]
         words = f"has {' and '.join(can)}" if can else "no"
-        yield Finding(Light.GREEN, "replication", f"{words}; only moves between databases will need it")
+        needs = "only online changes with the strategy ghost need it, and moves between databases will"
+        yield Finding(Light.GREEN, "replication", f"{words}; {needs}")
 
     def extensions(self) -> Iterator[Finding]:
         known = {row.name: row for row in self._ask("check_extensions")}

@@ -40,7 +40,8 @@ _DATABASE = """
 select pg_catalog.has_database_privilege(current_database(), 'CREATE'), current_database(), current_user,
     (select pg_catalog.pg_get_userbyid(n.nspowner) from pg_catalog.pg_namespace as n
         where n.nspname = 'segue' and not pg_catalog.pg_has_role(n.nspowner, 'USAGE')),
-    (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user)
+    (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user),
+    pg_catalog.has_database_privilege(current_database(), 'TEMPORARY')
 """
 
 # Whoever may not read it has been told to ask for that.
@@ -69,11 +70,16 @@ def standing(connection: Connection, oids: Sequence[int]) -> list[str]:
     """Return what stands in the way of changing tables, partitions among them, by what the catalogue says."""
     found: list[str] = []
     row = connection.execute(_DATABASE.encode()).fetchone()
-    may_create, database, role, owner, superuser = row if row else (True, "", "", None, False)
+    may_create, database, role, owner, superuser, temporary = row if row else (True, "", "", None, False, True)
     if not may_create:
         found.append(
             f'role "{role}" may not create schemas in database "{database}", and shadows are made in one of their own: '
             f'GRANT CREATE ON DATABASE "{database}" TO "{role}"'
+        )
+    if not temporary:
+        found.append(
+            f'role "{role}" may make no temporary tables in database "{database}", and touched keys are listed in '
+            f'them: GRANT TEMPORARY ON DATABASE "{database}" TO "{role}"'
         )
     if owner is not None:
         found.append(

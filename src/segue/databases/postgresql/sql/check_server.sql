@@ -17,6 +17,7 @@ select
     current_setting('temp_file_limit') as temp_file_limit,
     current_setting('synchronous_standby_names') as synchronous,
     has_database_privilege(current_database(), 'CREATE') as may_create,
+    has_database_privilege(current_database(), 'TEMPORARY') as may_use_temporary,
     pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') as sees_all,
     pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') as may_signal,
     (select r.rolreplication from pg_catalog.pg_roles as r where r.rolname = current_user) as may_replicate,
