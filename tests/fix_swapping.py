@@ -19,6 +19,14 @@ EVERYTHING = Path(__file__).parent / "online" / "everything.sql"
 WIDER = "alter id type bigint, alter number type bigint, add extra text default 'more'"
 
 
+def everything(connection: psycopg.Connection[Any]) -> None:
+    """Make the table that has everything."""
+    if connection.execute("select 1 from pg_tablespace where spcname = 'everything_space'").fetchone() is None:
+        connection.execute("set allow_in_place_tablespaces = on")
+        connection.execute("create tablespace everything_space location ''")
+    connection.execute(EVERYTHING.read_bytes())
+
+
 class Hanging:
     """A change of some tables, from an empty shadow to after its swap and back, without the rows' own way."""
 
@@ -133,7 +141,10 @@ def hangings(database: str) -> Iterator[Hang]:
         connection = psycopg.connect(administrator(database), autocommit=True, prepare_threshold=None)
         opened.append(connection)
         connection.execute("set search_path = public")
-        connection.execute((EVERYTHING.read_text() if script is None else script).encode())
+        if script is None:
+            everything(connection)
+        else:
+            connection.execute(script.encode())
         return Hanging(connection, tables or {"shop.orders": WIDER})
 
     yield make

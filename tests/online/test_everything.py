@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from fix_hostile import administrator
 from fix_shops import Shops
-from fix_swapping import EVERYTHING, WIDER
+from fix_swapping import WIDER, everything
 from fix_targets import run_sql, value
 
 from segue.engine.events import nobody
@@ -23,21 +23,40 @@ select (select count(*) from pg_policy),
         and connamespace = 'shop'::regnamespace), (select count(*) from pg_publication_rel),
     (select count(*) from pg_statistic_ext), (select count(*) from pg_rules where schemaname = 'shop')
 """
+#: What is the same before and after: of the columns all but the types that are changed, indexes, options, places.
+FACTS = """
+select c.relname, (select array_agg(o order by o) from unnest(c.reloptions) as o), c.relreplident,
+    t.spcname, pg_get_userbyid(c.relowner), pg_get_indexdef(c.oid),
+    i.indisclustered, obj_description(c.oid), null, null, null, null
+from pg_class as c left join pg_tablespace as t on t.oid = c.reltablespace
+left join pg_index as i on i.indexrelid = c.oid
+where c.relnamespace = 'shop'::regnamespace and c.relkind in ('r', 'i')
+union all
+select a.attname, a.attoptions, a.attstorage::"char", a.attcompression::text::name, a.attidentity::text::name,
+    case when a.attname not in ('id', 'number', 'parent_id') then format_type(a.atttypid, a.atttypmod) end,
+    a.attnotnull,
+    col_description(a.attrelid, a.attnum), a.attcollation::regcollation::text, a.attacl::text,
+    greatest(a.attstattarget, -1)::text, pg_get_expr(d.adbin, d.adrelid)
+from pg_attribute as a left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+where a.attrelid = 'shop.orders'::regclass and a.attnum > 0 and not a.attisdropped and a.attname <> 'extra'
+order by 1, 6
+"""
 
 
 def test_a_table_with_everything_is_changed_and_taken_back(shops: Shops, any_database: str) -> None:
     url = administrator(any_database)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(EVERYTHING.read_bytes())
-        before = connection.execute(COUNTS).fetchone()
+        everything(connection)
+        before, facts = connection.execute(COUNTS).fetchone(), connection.execute(FACTS).fetchall()
         shops.open("shop", url)
         asked = Asked("shop.orders", (WIDER,), fields={"strategy": "shadow-table"})
         changes.start(shops.store, shops.settings, shops.parts, asked, "shop", Options(), nobody)
         assert value(url, TYPE) == "bigint"
+        assert connection.execute(FACTS).fetchall() == facts
         assert connection.execute("select shop.total(1)").fetchone() is not None
         shops.rollback()
         assert value(url, TYPE) == "integer"
-        assert connection.execute(COUNTS).fetchone() == before
+        assert (connection.execute(COUNTS).fetchone(), connection.execute(FACTS).fetchall()) == (before, facts)
     said = shops.noted()
     assert any(line.startswith("swapped back") for line in said)
     assert [line for line in said if "not as before" in line] == []
