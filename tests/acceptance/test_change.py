@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,16 +11,16 @@ import pytest
 from fix_process import Segue
 from fix_shops import Shops
 from fix_targets import rows, run_sql, until
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from segue import clock
 from segue.engine.events import nobody
-from segue.errors import Blocked, InvalidInput, SegueError, UsageError
+from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
 from segue.services import changes, environments, executions, explanations, plans, tuning, watching
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
 from segue.services.plans import Checked
-from segue.store.tables.online import ShadowTableRow
+from segue.store.tables.online import OnlineChangeRow, ShadowTableRow
 
 WIDEN = "ALTER id TYPE bigint"
 
@@ -286,6 +287,38 @@ def test_no_way_back_is_refused_in_production_and_where_only_a_plan_says_so(
     with pytest.raises(Blocked, match="cannot be undone: the old table is dropped"):
         shop.run(plan.plan_name)
     assert columns(database)[0] == "id integer"
+
+
+def test_a_change_is_named_by_its_table_and_a_word_that_could_be_several_names_none(
+    segue: Segue, shops: Shops, new_database: Callable[[], str]
+) -> None:
+    for env in ("north", "south"):
+        shops.open(env, url := new_database())
+        run_sql(url, "CREATE TABLE t (id int PRIMARY KEY)")
+        changes.start(shops.store, shops.settings, shops.parts, Asked("t", ["ADD x int"]), env, Options(), nobody)
+    with shops.store.session() as session:
+        newest, older = changes.listed(session)
+        for word in ("t", "public.t"):
+            with pytest.raises(UsageError, match="is not one change: there are some in 2 environments"):
+                changes.find(session, word)
+        found = changes.find(session, "t", "north", acting=True)
+        assert found.execution_id == older["execution"]
+        assert changes.find(session, None).execution_id == newest["execution"]
+        # A table's name before the beginning of an execution's id, which ends no way back.
+        begin = str(older["execution"])[:6]
+        assert changes.find(session, begin).execution_id == older["execution"]
+        with pytest.raises(NotFound, match="there is no online change"):
+            changes.ending(session, "north", begin, now=True)
+        row = changes.find(session, "t", "south")
+        row.table_name = f"public.{begin}"
+        session.flush()
+        assert changes.find(session, begin).execution_id == newest["execution"]
+        session.execute(update(OnlineChangeRow).values(phase="swapping"))
+    for command in (("set", "--cutover", "now"), ("cutover",)):
+        refused = segue("change", *command).expect(64).stderr
+        assert f'{older["execution"]}  t in "north"  swapping' in refused
+        assert "--env names the environment" in refused
+    assert 'the change of "t" is swapping' in segue("change", "cutover", "--env", "north").expect(3).stderr
 
 
 def test_looking_at_changes_that_are_not_there_says_what_to_do(segue: Segue, shop: Shops) -> None:

@@ -26,8 +26,12 @@ Environment = Annotated[str, typer.Option("--env", "-e", help="The environment."
 Change = Annotated[
     str | None,
     typer.Argument(
-        help="The change's execution, its name, or its table; by default the latest change.", show_default=False
+        help="The change's table, its execution, or its name; by default the latest change.", show_default=False
     ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option("--env", "-e", help="The environment; needed where several are meant.", show_default=False),
 ]
 
 
@@ -98,6 +102,7 @@ def start(
 @app.command("set")
 def set_(
     change: Change = None,
+    environment: Where = None,
     cutover_: Annotated[
         str | None,
         typer.Option("--cutover", help="now: swap as soon as it can; postponed: only when told.", show_default=False),
@@ -154,12 +159,12 @@ def set_(
 
     settings = loader.load()
     with open_store(settings) as store:
-        content = changes.set_(store, settings, change, wanted)
+        content = changes.set_(store, settings, change, wanted, environment)
     _say_set(content, changed=bool(wanted))
 
 
 @app.command()
-def cutover(change: Change = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+def cutover(change: Change = None, environment: Where = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
     """Let a change swap that was told to wait: as soon as every row fits and the locks are to be had.
 
     Example:
@@ -171,13 +176,14 @@ def cutover(change: Change = None, format_: Format = Form.TEXT, json_: Json = Fa
 
     settings = loader.load()
     with open_store(settings) as store:
-        content = changes.cut_over(store, settings, change)
+        content = changes.cut_over(store, settings, change, environment)
     _say_set(content, changed=True)
 
 
 @app.command()
 def conflicts(
     change: Change = None,
+    environment: Where = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="List so many rows at most.")] = 100,
     format_: Format = Form.TEXT,
     json_: Json = False,
@@ -197,12 +203,12 @@ def conflicts(
 
     settings = loader.load()
     with open_store(settings) as store:
-        content, total, rows = changes.conflicts(store, settings, wiring.parts(), change, limit=limit)
+        content, total, rows = changes.conflicts(store, settings, wiring.parts(), change, environment, limit=limit)
     if output.as_json():
         output.document({"change": content["change"], "table": content["table"], "count": total, "conflicts": rows})
         return ExitCode.FINDINGS if total else ExitCode.DONE
     if not total:
-        output.say(f'every row of "{content["table"]}" fits the new definition')
+        output.say(f'every row of "{content["table"]}" in "{content["environment"]}" fits the new definition')
         return ExitCode.DONE
     _layout.table(
         ["#", "table", "key", "seen", "rule", "why"],
@@ -270,7 +276,7 @@ def list_(
 
 
 @app.command()
-def show(change: Change = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
+def show(change: Change = None, environment: Where = None, format_: Format = Form.TEXT, json_: Json = False) -> None:
     """Show a change: how far it is, what stands in its way, what was measured, and the tables kept beside others.
 
     Example:
@@ -284,7 +290,7 @@ def show(change: Change = None, format_: Format = Form.TEXT, json_: Json = False
     settings = loader.load()
     with open_store(settings) as store:
         with store.session() as session:
-            content = changes.describe(session, changes.find(session, change))
+            content = changes.describe(session, changes.find(session, change, environment))
         back = changes.way_back(store, settings, wiring.parts(), content)
     if output.as_json():
         output.document({**content, "way_back": back})
@@ -298,7 +304,7 @@ def cleanup(
     change: Annotated[
         str | None,
         typer.Argument(
-            help="One change, by its execution, its name, or its table; by default all.", show_default=False
+            help="One change, by its table, its execution, or its name; by default all.", show_default=False
         ),
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="End the named change's way back before its time.")] = False,
@@ -330,7 +336,8 @@ def cleanup(
             contents = [changes.describe(session, changes.find(session, name)) for name in names]
         if not dry_run:
             if now:
-                question = f'Drop what is kept for the way back of the change of "{contents[0]["table"]}" now?'
+                of = f'the change of "{contents[0]["table"]}" in "{environment}"'
+                question = f"Drop what is kept for the way back of {of} now?"
                 output.ask(question, yes=yes, refuse="nobody is here to confirm that the way back ends")
             done = changes.cleanup(store, settings, wiring.parts(), names, output.say)
             contents = [dict(one.change) for one in done]
@@ -388,14 +395,17 @@ def _say_set(content: dict[str, Any], *, changed: bool) -> None:
     if output.as_json():
         output.document({"ok": True, **content})
         return
+    of = f'the change of "{content["table"]}" in "{content["environment"]}"'
     for name, value in content["set"].items():
         output.data(f"{name.replace('_', '-')}: {', '.join(value) if isinstance(value, list) else value}")
     if not content["set"] and not changed:
-        output.say(f'nothing is set for the change of "{content["table"]}"; its plan holds')
+        output.say(f"nothing is set for {of}; its plan holds")
     elif changed and content["driven"]:
-        output.say("the change follows within about two seconds")
+        output.say(f"{of} follows within about two seconds")
     elif changed:
-        output.say(f"nobody drives it now: it counts when the change goes on (`segue resume {content['execution']}`)")
+        output.say(f"nobody drives {of} now: it counts when that goes on (`segue resume {content['execution']}`)")
+    else:
+        output.say(f"this is set for {of}")
 
 
 def _key(conflict: dict[str, Any]) -> str:

@@ -39,6 +39,14 @@ STEP = "change"
 #: How long the locks are tried for with which the rest of a change is dropped.
 LOCKS = 30.0
 _WORK = 3600.0
+_OVER = (
+    OnlineChangePhase.REVERSIBLE,
+    OnlineChangePhase.COMPLETED,
+    OnlineChangePhase.CANCELLED,
+    OnlineChangePhase.ROLLED_BACK,
+)
+#: A change in one of these is to be swapped still.
+_GOING = tuple(phase for phase in OnlineChangePhase if phase not in _OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,35 +212,83 @@ def _next(version: str) -> str:
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
-def find(session: Session, word: str | None) -> OnlineChangeRow:
-    """Return a change by its execution's id or the beginning of it, its name, or its table; else the latest one.
+def find(
+    session: Session, word: str | None, environment: str | None = None, *, acting: bool = False, whole: bool = False
+) -> OnlineChangeRow:
+    """Return a change by its name, its table, its execution's id or the beginning of it; else the latest one.
 
-    Raises NotFound, and UsageError for the beginning of several executions.
+    With `environment`, of those there alone. `acting`: one that goes on is meant before others, and it must be clear
+    where; `whole`: the beginning of an id does not do. Raises NotFound, and UsageError where several are meant.
     """
     from sqlalchemy import select
 
     from segue.store.tables.online import OnlineChangeRow
 
     query = select(OnlineChangeRow).order_by(OnlineChangeRow.started_at.desc(), OnlineChangeRow.id)
+    if environment is not None:
+        query = _in(query, environments.get(session, environment).id)
+    rows = session.scalars(query).all()
+    where = f' in "{environment}"' if environment is not None else ""
     if word is None:
-        row = session.scalars(query.limit(1)).first()
-        if row is None:
+        if not rows:
             raise NotFound(
-                "there is no online change yet", hint='`segue change start TABLE "ALTER …" --env ENV` starts one'
+                f"there is no online change{where} yet",
+                hint='`segue change start TABLE "ALTER …" --env ENV` starts one',
             )
-        return row
-    named = session.scalars(query.where(OnlineChangeRow.change_name == word)).first()
-    if named is not None:
-        return named
-    of = session.scalars(query.where(OnlineChangeRow.execution_id.startswith(word, autoescape=True))).all()
-    if len({row.execution_id for row in of}) > 1:
-        raise UsageError(f'"{word}" is the beginning of several executions', hint="write more of it")
-    if of:
-        return of[0]
-    for row in session.scalars(query):
-        if plain(word) in (row.table_name, row.table_name.rpartition(".")[2]):
+        going = [row for row in rows if row.phase in _GOING] if acting else []
+        return _one(session, going, "the latest change", tables=False) if going else rows[0]
+    for row in rows:
+        if word in (row.change_name, row.execution_id):
             return row
-    raise NotFound(f'there is no online change "{word}"', hint="`segue change list` lists them")
+    name = plain(word)
+    of = [row for row in rows if name in (row.table_name, row.table_name.rpartition(".")[2], _qualified(session, row))]
+    if of:
+        going = [row for row in of if row.phase in _GOING] if acting else []
+        return _one(session, going or of, f'"{word}"')
+    begun = [row for row in rows if (row.execution_id or "").startswith(word)] if word and not whole else []
+    if len({row.execution_id for row in begun}) > 1:
+        raise UsageError(f'"{word}" is the beginning of several executions', hint="write more of it")
+    if begun:
+        return begun[0]
+    raise NotFound(
+        f'there is no online change "{word}"{where}',
+        hint="`segue change list` lists them; what cannot be taken back wants the table's name or the whole id"
+        if whole
+        else "`segue change list` lists them",
+    )
+
+
+def _one(session: Session, rows: Sequence[OnlineChangeRow], words: str, *, tables: bool = True) -> OnlineChangeRow:
+    """Return the newest of changes in one environment, of one table; raises UsageError where there are more."""
+    seen: dict[tuple[str, str], OnlineChangeRow] = {}
+    for row in rows:
+        seen.setdefault((str(_environment(session, row)), _qualified(session, row) if tables else ""), row)
+    if len(seen) == 1:
+        return rows[0]
+    places = len({place for place, _ in seen})
+    raise UsageError(
+        f"{words} is not one change: there are some "
+        + (f"in {places} environments" if places > 1 else "of several tables"),
+        details=[f'{row.execution_id}  {row.table_name} in "{place}"  {row.phase}' for (place, _), row in seen.items()],
+        hint="say which: --env names the environment" if places > 1 else "write the schema too",
+    )
+
+
+def _qualified(session: Session, row: OnlineChangeRow) -> str:
+    """Return a change's table with its schema: what is done in place is recorded as it was asked for."""
+    from segue.store.tables.executions import ExecutionRow
+
+    execution = session.get(ExecutionRow, row.execution_id) if row.execution_id else None
+    if "." in row.table_name or execution is None:
+        return row.table_name
+    return f"{execution.plan.target_schema}.{row.table_name}"
+
+
+def _environment(session: Session, row: OnlineChangeRow) -> str | None:
+    from segue.store.tables.executions import ExecutionRow
+
+    execution = session.get(ExecutionRow, row.execution_id) if row.execution_id else None
+    return execution.environment.name if execution is not None else None
 
 
 def listed(session: Session, *, environment: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
@@ -263,14 +319,20 @@ def describe(session: Session, row: OnlineChangeRow) -> dict[str, Any]:
 
 
 def conflicts(
-    store: Store, settings: Settings, parts: Parts, word: str | None, *, limit: int = 100
+    store: Store,
+    settings: Settings,
+    parts: Parts,
+    word: str | None,
+    environment: str | None = None,
+    *,
+    limit: int = 100,
 ) -> tuple[dict[str, Any], int, list[dict[str, Any]]]:
     """Return a change, how many rows it refuses, and some of them with what could be done about each.
 
     They are read from the target: nobody needs to drive the change.
     """
     with store.session() as session:
-        row = find(session, word)
+        row = find(session, word, environment)
         content = describe(session, row)
         _, url = environments.resolve(session, settings, str(content["environment"]))
     count, found = parts.database(url).online_conflicts(
@@ -322,7 +384,9 @@ def _as_json(conflict: Conflict, repairs: Sequence[str]) -> dict[str, Any]:
 # -- setting ---------------------------------------------------------------------------------------------------------
 
 
-def set_(store: Store, settings: Settings, word: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+def set_(
+    store: Store, settings: Settings, word: str | None, changes: Mapping[str, Any], environment: str | None = None
+) -> dict[str, Any]:
     """Set how a change goes on, and limits of its data work; who drives it follows within about two seconds.
 
     Raises Blocked when its execution is over.
@@ -330,7 +394,7 @@ def set_(store: Store, settings: Settings, word: str | None, changes: Mapping[st
     from segue.store.tables.executions import ExecutionRow
 
     with store.session() as session:
-        row = find(session, word)
+        row = find(session, word, environment, acting=bool(changes))
         execution = session.get_one(ExecutionRow, row.execution_id)
         if changes and execution.status in tuning.OVER:
             raise Blocked(
@@ -342,13 +406,17 @@ def set_(store: Store, settings: Settings, word: str | None, changes: Mapping[st
         return describe(session, row)
 
 
-def cut_over(store: Store, settings: Settings, word: str | None) -> dict[str, Any]:
+def cut_over(store: Store, settings: Settings, word: str | None, environment: str | None = None) -> dict[str, Any]:
     """Let a change swap as soon as it can. Raises Blocked when it has swapped, or is over."""
     with store.session() as session:
-        row = find(session, word)
+        row = find(session, word, environment, acting=True)
         if row.phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED):
-            raise Blocked(f'the change of "{row.table_name}" has swapped already: it is {row.phase}')
-    return set_(store, settings, word, {"cutover": "now"})
+            raise Blocked(
+                f'the change of "{row.table_name}" in "{_environment(session, row)}" has swapped already: '
+                f"it is {row.phase}"
+            )
+        name = row.change_name
+    return set_(store, settings, name, {"cutover": "now"})
 
 
 # -- cleaning up -----------------------------------------------------------------------------------------------------
@@ -376,10 +444,7 @@ def ending(session: Session, environment: str, word: str | None = None, *, now: 
         query = _in(select(OnlineChangeRow).where(OnlineChangeRow.phase == OnlineChangePhase.REVERSIBLE), env_row.id)
         rows = session.scalars(query.order_by(OnlineChangeRow.started_at))
         return [row.change_name for row in rows if _why_not(session, row, now=now) is None]
-    row = find(session, word)
-    content = describe(session, row)
-    if content["environment"] != environment:
-        raise UsageError(f'the change of "{row.table_name}" is in "{content["environment"]}", not in "{environment}"')
+    row = find(session, word, environment, whole=now)
     reason = _why_not(session, row, now=now)
     if reason is not None:
         raise Blocked(f'the way back of the change of "{row.table_name}" cannot end: {reason[0]}', hint=reason[1])
