@@ -273,6 +273,22 @@ def test_what_cannot_come_along_is_refused_with_the_reason(hanging_here: Hang, s
     assert any(REFUSED[script] in line for line in found), found
 
 
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        "create view shop.uses as select o.note from shop.orders as o",
+        "create policy uses on shop.orders using (note > '')",
+    ],
+)
+def test_what_names_a_renamed_column_is_refused_with_the_way_round(hanging_here: Hang, hangs: str) -> None:
+    table = TableChange("shop.orders", ("alter id type bigint", "rename note to remark"))
+    change = hanging_here(
+        f"create schema shop; create table shop.orders (id int primary key, note text); {hangs}", {"shop.orders": table}
+    )
+    (line,) = dependents.refusals(change.found)
+    assert line.endswith("leave RENAME COLUMN to a `sql` step, which takes a moment and takes it along")
+
+
 def test_a_security_label_that_nobody_can_set_is_refused(hanging: Hang) -> None:
     # No server of the tests has a provider; one that was there and is not any more has left its labels behind.
     label = "insert into pg_seclabel values ('shop.orders'::regclass, 'pg_class'::regclass, {}, 'gone', 'secret')"

@@ -128,7 +128,15 @@ def _changed(member: Member, own: dict[int, Entry]) -> list[tuple[int, int]]:
 
 def refusals(dependents: Entry) -> list[str]:
     """Return what cannot come along, each with the reason and what to do about it."""
-    found = [f"{each['what']}: {each['reason']}; {each['hint']}" for each in dependents["unexplained"]]
+    renamed = {old for old, new in dependents.get("columns", {}).items() if new not in (None, old)}
+    found = []
+    for each in dependents["unexplained"]:
+        missing = "does not exist" in each["reason"] and renamed & set(each["reason"].replace(".", " ").split())
+        missing = missing or any(f'"{name}"' in each["reason"] for name in renamed)
+        hint = (
+            "leave RENAME COLUMN to a `sql` step, which takes a moment and takes it along" if missing else each["hint"]
+        )
+        found.append(f"{each['what']}: {each['reason']}; {hint}")
     found += dependents["not_ours"]
     for name, relation in dependents["relations"].items():
         if relation["subscriptions"] and not dependents["superuser"]:
