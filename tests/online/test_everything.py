@@ -72,5 +72,5 @@ def test_what_is_not_as_before_is_told_on_the_way_back(shops: Shops, database: s
     run_sql(url, f"COMMENT ON COLUMN {old}.t.v IS 'touched'")
     shops.rollback()
     assert [line for line in shops.noted() if "not as before" in line] == [
-        'not as before: "public"."t": comment on column "v" is touched instead of as it was'
+        'not as before: public.t: comment on column "v" is touched instead of as it was'
     ]

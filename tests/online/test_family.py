@@ -95,4 +95,4 @@ def test_a_table_that_inherits_without_a_key_is_named(database: str, shops: Shop
     with pytest.raises(StepFailed) as refused:
         shops.run(shops.add(PLAN))
     (line,) = refused.value.details
-    assert '"public"."keyless" has no primary key' in line
+    assert "public.keyless has no primary key" in line

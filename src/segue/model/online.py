@@ -11,6 +11,7 @@ from typing import Any
 from segue.model.vocabulary import ChangeType
 
 _QUOTED = re.compile(r'(?<![^.])"([a-z_][a-z0-9_$]*)"(?![^.])')
+_PLACES = re.compile(r'(?<![."])(?:"[a-z_][a-z0-9_$]*"\.)+"[a-z_][a-z0-9_$]*"(?![."])')
 #: What people may set for a change while it runs, beside the throttle's limits; kept with those.
 TUNABLE = ("cutover", "cancel_blockers", "chunk_seconds", "window")
 
@@ -185,6 +186,11 @@ def doing(phase: str) -> str:
 def plain(name: str) -> str:
     """Return a qualified name for people: without quotes around parts that are written as they are."""
     return _QUOTED.sub(r"\1", name)
+
+
+def readable(text: str) -> str:
+    """Return a text for people: qualified names in it without the quotes that they need not have."""
+    return _PLACES.sub(lambda found: found[0].replace('"', ""), text)
 
 
 def weightiest(alterations: Sequence[Alteration]) -> Alteration:

@@ -13,6 +13,7 @@ from segue.engine import journal
 from segue.engine.control import CancelRequested
 from segue.errors import LockNotGranted, SegueError, SlotLost, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
+from segue.model.online import readable
 from segue.ports import FORWARD, Observed, Pace, Patience, Shared
 from segue.rows.chunks import Remainder
 from segue.rows.walk import Walk
@@ -86,8 +87,8 @@ class Workflow:
             self._go()
         except CancelRequested as cancelled:
             if self._change.phase not in (Phase.REVERSIBLE, Phase.COMPLETED):
-                run.note("cancelled: what was made for the change is removed")
-                self._change.discard(run.patience, run.note)
+                self._note("cancelled: what was made for the change is removed")
+                self._change.discard(run.patience, self._note)
             self._record.stop(cancelled)
             raise
         except BaseException as error:
@@ -116,8 +117,8 @@ class Workflow:
                 # One that was killed right after it had swapped back has its foreign keys still to be validated.
                 if self._change.phase is Phase.REVERSIBLE:
                     self._swap_back()
-                self._change.complete(run.patience, run.note, run.boundary)
-            self._change.discard(run.patience, run.note)
+                self._change.complete(run.patience, self._note, run.boundary)
+            self._change.discard(run.patience, self._note)
             self._record.phase(Phase.ROLLED_BACK)
             run.target.mark(run.key(WHOLE), {})
         except BaseException as error:
@@ -131,7 +132,7 @@ class Workflow:
 
     def _open(self) -> None:
         run = self._run
-        self._chosen = self._change.prepare(run.note)
+        self._chosen = self._change.prepare(self._note)
         words = self._manner.words
         self._record = run.changing(
             words,
@@ -142,22 +143,22 @@ class Workflow:
 
     def _go(self) -> None:
         run, change = self._run, self._change
-        run.note(f"{self._chosen.strategy}: " + "; ".join(self._chosen.reasons))
+        self._note(f"{self._chosen.strategy}: " + "; ".join(self._chosen.reasons))
         for warning in self._chosen.warnings:
-            run.note(warning)
+            self._note(warning)
         if self._chosen.native:
             self._native()
             return
         acts: dict[Phase, Callable[[], None]] = {
-            Phase.CREATING_SHADOW: lambda: change.create(run.patience, run.note),
-            Phase.CAPTURING: lambda: change.capture(run.patience, run.note),
+            Phase.CREATING_SHADOW: lambda: change.create(run.patience, self._note),
+            Phase.CAPTURING: lambda: change.capture(run.patience, self._note),
             Phase.COPYING_DATA: self._copy,
             Phase.DRAINING: self._settle,
             Phase.VERIFYING: self._verify,
             Phase.SWAPPING: self._swap,
         }
         if change.phase in (Phase.CANCELLED, Phase.ROLLED_BACK):
-            change.discard(run.patience, run.note)
+            change.discard(run.patience, self._note)
             raise StepFailed(
                 "this change was given up, and what it had made is removed",
                 hint="`segue rollback` closes this execution; begin a new one",
@@ -168,14 +169,14 @@ class Workflow:
                 try:
                     acts[phase]()
                 except SlotLost as lost:
-                    self._run.note(f"{lost.message}; the copy begins anew")
-                    change.restart(run.patience, run.note, lost=True)
+                    self._note(f"{lost.message}; the copy begins anew")
+                    change.restart(run.patience, self._note, lost=True)
             journal.point(f"online-{phase.value}-done")
         with self._timed(Phase.REVERSIBLE, tell=False):
-            change.complete(run.patience, run.note, run.boundary)
+            change.complete(run.patience, self._note, run.boundary)
         if not self._manner.reversible:
             # Before it is said to be done: who died in between would leave the old tables behind.
-            change.retire(run.patience, run.note)
+            change.retire(run.patience, self._note)
         run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
         self._record.phase(Phase.REVERSIBLE if self._manner.reversible else Phase.COMPLETED)
 
@@ -229,7 +230,7 @@ class Workflow:
             counted.known(work.board.known())
             walk.go()
             before = counted.rows
-            run.note(f"{member.table}: {before:,} rows copied")
+            self._note(f"{member.table}: {before:,} rows copied")
         change.copied()
 
     def _chunk_seconds(self) -> float:
@@ -242,7 +243,7 @@ class Workflow:
     def _settle(self) -> None:
         """Bring the shadows up to date, give them their indexes, and begin the copy anew where a source was emptied."""
         run = self._run
-        self._change.settle(run.patience, run.note, self._boundary, run.pace, self._rest)
+        self._change.settle(run.patience, self._note, self._boundary, run.pace, self._rest)
 
     def _verify(self) -> None:
         run, change = self._run, self._change
@@ -251,7 +252,7 @@ class Workflow:
             if change.phase is not Phase.VERIFYING:
                 return  # the source was emptied: the copy begins anew
             self._seen(member, verified)
-            run.note(
+            self._note(
                 f"{member.table}: {verified.rows:,} rows compared with the new table, "
                 f"{verified.differing:,} of them had to be repaired"
             )
@@ -263,7 +264,7 @@ class Workflow:
                 hint="nothing was swapped; make good what is named, or take the change back with `segue rollback`",
             )
         for line in change.slower():
-            run.note(f"could become slower: {line}")
+            self._note(f"could become slower: {line}")
         change.verified()
 
     def _seen(self, member: Member, verified: Verified) -> None:
@@ -298,7 +299,7 @@ class Workflow:
             if not asked:
                 seen = change.rehearse(3)
                 words = f"the swap's locks were to be had in {seen.granted} of {seen.probes} tries"
-                run.note(words + "".join(f"; in the way: {line}" for line in seen.blockers[:3]))
+                self._note(words + "".join(f"; in the way: {line}" for line in seen.blockers[:3]))
                 asked = True
                 self._record.measure(rehearsed=seen.granted, probes=seen.probes, rehearsed_ms=seen.milliseconds)
             left = deadline - clock.ticks()
@@ -306,7 +307,7 @@ class Workflow:
                 swapped = change.swap(
                     Patience(locks=max(0.1, min(TRY_SECONDS, left)), work=run.patience.work),
                     SWAP_BUDGET,
-                    run.note,
+                    self._note,
                     most=FEW_KEYS,
                     cancel=tuple(run.tuned().get("cancel_blockers") or self._manner.cancel_blockers),
                 )
@@ -320,7 +321,7 @@ class Workflow:
             swap_lock_ms=round(swapped.milliseconds, 2), swap_tries=swapped.tries, swap_keys=swapped.keys
         )
         run.keep(swap_lock_ms=round(swapped.milliseconds, 2))
-        run.note(
+        self._note(
             f"swapped: locks held for {swapped.milliseconds:.0f} ms, {swapped.keys} keys brought up to date under them"
         )
 
@@ -365,7 +366,7 @@ class Workflow:
                 swapped = change.swap_back(
                     Patience(locks=max(0.1, min(TRY_SECONDS, deadline - clock.ticks())), work=run.patience.work),
                     SWAP_BUDGET,
-                    run.note,
+                    self._note,
                     most=FEW_KEYS,
                     lossy=self._manner.lossy,
                 )
@@ -375,7 +376,7 @@ class Workflow:
                 continue
             break
         self._record.measure(swap_back_lock_ms=round(swapped.milliseconds, 2))
-        run.note(f"swapped back: locks held for {swapped.milliseconds:.0f} ms")
+        self._note(f"swapped back: locks held for {swapped.milliseconds:.0f} ms")
 
     # -- both
 
@@ -387,8 +388,8 @@ class Workflow:
                 began = clock.ticks()
                 drained = self._change.drain(member.number, None, compare=True)
                 if drained.emptied:
-                    self._run.note(f"{member.table} was emptied by TRUNCATE: the copy begins anew")
-                    self._change.restart(self._run.patience, self._run.note)
+                    self._note(f"{member.table} was emptied by TRUNCATE: the copy begins anew")
+                    self._change.restart(self._run.patience, self._note)
                     return True
                 self._check(member, drained)
                 if drained.keys <= FEW_KEYS // 3:
@@ -427,12 +428,15 @@ class Workflow:
             self._boundary()
             clock.sleep(0.2)
 
+    def _note(self, words: str) -> None:
+        self._run.note(readable(words))
+
     def _tell(self, words: str) -> None:
         """Say why it waits, now and then."""
         now = clock.ticks()
         if not self._told or now - self._told > TOLD_EVERY:
             self._told = now
-            self._run.note(words)
+            self._note(words)
 
 
 class _Counted:
@@ -461,4 +465,4 @@ def _show(conflicts: Sequence[Conflict]) -> str:
 
 def _line(conflict: Conflict) -> str:
     key = ", ".join(f"{name} = {value}" for name, value in conflict.key.items())
-    return f"{conflict.table} ({key}): {conflict.message}"
+    return f"{readable(conflict.table)} ({key}): {conflict.message}"

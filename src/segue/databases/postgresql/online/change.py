@@ -39,7 +39,7 @@ from segue.databases.postgresql.online.orphans import Orphans
 from segue.engine import journal
 from segue.errors import LockNotGranted, OutcomeUnknown, SegueError, StepFailed
 from segue.model.lifecycles import OnlineChangePhase as Phase
-from segue.model.online import Chosen, Drained, Swapped, Verified
+from segue.model.online import Chosen, Drained, Swapped, Verified, readable
 from segue.model.online import Member as SeenMember
 from segue.ports import BACKWARD, FORWARD, EffectKey, Pace, Patience
 
@@ -177,16 +177,16 @@ class PostgresChange:
         drawn = self.blueprint
         return Chosen(
             strategy=drawn.strategy,
-            reasons=drawn.reasons,
-            warnings=drawn.warnings,
+            reasons=tuple(map(readable, drawn.reasons)),
+            warnings=tuple(map(readable, drawn.warnings)),
             native=drawn.native,
             native_undo=drawn.native_undo,
             native_lost=drawn.native_lost,
             members=tuple(
                 SeenMember(
                     member.number,
-                    str(member.table),
-                    str(member.forward.into),
+                    readable(str(member.table)),
+                    readable(str(member.forward.into)),
                     member.rows,
                     member.bytes,
                     tuple(column.name for column in member.forward.key),
@@ -830,11 +830,15 @@ class PostgresChange:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Let no error of the driver's leave."""
+        """Let no error of the driver's leave, and no name in more quotes than it needs."""
         try:
             yield
         except psycopg.Error as error:
             raise self._explained(error) from error
+        except StepFailed as error:
+            error.message, error.details = readable(error.message), [*map(readable, error.details)]
+            error.args = (error.message,)
+            raise
 
     def _explained(self, error: psycopg.Error) -> SegueError:
         sessions = [self._site.work, self._site.look, *self._sessions]

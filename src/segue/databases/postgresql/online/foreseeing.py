@@ -10,6 +10,7 @@ from segue.databases.postgresql.keys import KEYS
 from segue.databases.postgresql.online import choosing, keygraph
 from segue.databases.postgresql.relations import quoted
 from segue.errors import StepFailed
+from segue.model.online import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +62,9 @@ def foresee(connection: Connection, spec: ChangeSpec, schema: str, statements: S
         wider, reasons = keygraph.widen(connection, spec)
         choice = choosing.look(connection, wider, schema)
     except StepFailed as error:
-        why = (error.message, *error.details)
+        why = tuple(map(readable, (error.message, *error.details)))
         return Foreseen(spec.strategy, (), tuple(statements), ("",) * len(statements), refused=why)
-    reasons = [*reasons, *choice.reasons]
+    reasons = [*map(readable, (*reasons, *choice.reasons))]
     if choice.native:
         sent = parse.statements(";\n".join(choice.native))
         return Foreseen(choice.strategy, tuple(reasons), tuple(sent), ("",) * len(sent))
