@@ -52,7 +52,7 @@ _PLAIN_VALUES = (
 class Reference:
     """A foreign key of a destination: its columns, and the table and columns that they refer to.
 
-    `full`: either all of its columns are NULL, or none.
+    `full`: either all of its columns are NULL, or none. `collations`: those of the columns that are referred to.
     """
 
     name: str
@@ -60,18 +60,27 @@ class Reference:
     table: Place
     referenced: tuple[str, ...]
     full: bool = False
+    collations: tuple[str | None, ...] = ()
+
+    def same(self, mine: Sequence[sql.Composable]) -> sql.Composed:
+        """Return the condition that values are those of a row that is called segue_far."""
+        collations = self.collations or (None,) * len(self.referenced)
+        theirs = [
+            sql.Identifier("segue_far", name) + sql.SQL(f" collate {collation}" if collation else "")
+            for name, collation in zip(self.referenced, collations, strict=True)
+        ]
+        return sql.SQL(" and ").join(
+            sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
+        )
 
     def fits(self, mine: Sequence[sql.Composable]) -> sql.Composed:
         """Return the condition that these values refer to a row, or to none."""
-        theirs = [sql.Identifier("segue_far", name) for name in self.referenced]
         parts = comma(mine)
         none = sql.SQL("pg_catalog.num_nulls({}) = {}") if self.full else sql.SQL("pg_catalog.num_nulls({}) > {}")
         return sql.SQL("{} or exists (select from {} as segue_far where {})").format(
             none.format(parts, sql.SQL(str(len(mine) if self.full else 0))),
             self.table.sql,
-            sql.SQL(" and ").join(
-                sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
-            ),
+            self.same(mine),
         )
 
 
@@ -247,13 +256,10 @@ def orphans(
 
     def find(wording: Wording) -> sql.Composed:
         # Written so that the server joins the tables, whatever their sizes.
-        theirs = [sql.Identifier("segue_far", name) for name in reference.referenced]
         missing = sql.SQL("num_nulls({}) = 0 and not exists (select from {} as segue_far where {})").format(
             comma(mine),
             reference.table.sql,
-            sql.SQL(" and ").join(
-                sql.SQL("{} = {}").format(here, there) for here, there in zip(mine, theirs, strict=True)
-            ),
+            reference.same(mine),
         )
         keys = _back(_flow(member, direction), "segue_into")
         found = sql.SQL("select {} from {} as segue_into where {}").format(keys, wording.into, missing)

@@ -131,8 +131,8 @@ def refusals(dependents: Entry) -> list[str]:
     renamed = {old for old, new in dependents.get("columns", {}).items() if new not in (None, old)}
     found = []
     for each in dependents["unexplained"]:
-        missing = "does not exist" in each["reason"] and renamed & set(each["reason"].replace(".", " ").split())
-        missing = missing or any(f'"{name}"' in each["reason"] for name in renamed)
+        words = set(each["reason"].replace(".", " ").replace('"', " ").split())
+        missing = "does not exist" in each["reason"] and bool(renamed & words)
         hint = (
             "leave RENAME COLUMN to a `sql` step, which takes a moment and takes it along" if missing else each["hint"]
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from segue import clock
 from segue.databases.postgresql.online import conflicts, dependents, facts
-from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.conflicts import Reference
 from segue.databases.postgresql.online.wording import Listing, Wording, comma, key_names
 from segue.errors import LockNotGranted
@@ -31,6 +30,19 @@ if TYPE_CHECKING:
 QUICK = 0.05
 
 
+# Types of extensions have operators of their own, which a session may not find under the name.
+_COMPARED = """
+select a.attname, case when a.attcollation <> 0 then (
+        select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(o.collname)
+        from pg_catalog.pg_collation as o join pg_catalog.pg_namespace as n on n.oid = o.collnamespace
+        where o.oid = a.attcollation
+    ) end,
+    t.typnamespace = 'pg_catalog'::regnamespace and pg_catalog.has_table_privilege(a.attrelid, 'SELECT')
+from pg_catalog.pg_attribute as a join pg_catalog.pg_type as t on t.oid = a.atttypid
+where a.attrelid = pg_catalog.to_regclass(%s) and a.attnum > 0 and not a.attisdropped
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A foreign key that has to hold after a swap; `guarded` where the side that leaves has it as well."""
@@ -49,13 +61,15 @@ def keys(member: Member, blueprint: Blueprint, direction: str) -> Iterator[Key]:
         if "PERIOD " in definition:
             continue  # not refuted by a single row
         refers = next((one for one in blueprint.members if str(one.table) == entry["refers"]), None)
-        far = flow_of(refers, direction).into if refers is not None else facts.parsed_name(entry["refers"])
-        if far is None:
-            continue
-        same = _same(member, blueprint, entry, direction)
-        guarded = same and _plain(flow, entry["columns"])
+        guarded = _same(member, blueprint, entry, direction) and _plain(flow, entry["columns"])
         if refers is not None:
             guarded = guarded and _plain(flow_of(refers, direction), entry["refers_columns"])
+        far = facts.parsed_name(entry["refers"])
+        if refers is not None and not guarded:
+            # What the other member will be: a row may come later than the one that refers to it, and is waited for.
+            far = flow_of(refers, direction).into
+        if far is None:
+            continue
         full = " MATCH FULL" in definition
         reference = Reference(entry["name"], tuple(entry["columns"]), far, tuple(entry["refers_columns"]), full)
         yield Key(reference, guarded)
@@ -101,7 +115,24 @@ class Orphans:
         self._blueprint = blueprint
         self._direction = direction
         self._seconds: dict[tuple[int, str], float] = {}
-        self.keys = [(member, key) for member in blueprint.members for key in keys(member, blueprint, direction)]
+        self.keys = [
+            (member, found)
+            for member in blueprint.members
+            for key in keys(member, blueprint, direction)
+            if (found := self._looked_at(key)) is not None
+        ]
+
+    def _looked_at(self, key: Key) -> Key | None:
+        """Return a foreign key with what its columns are compared by; None where that would be guessed, or hidden."""
+        reference = key.reference
+        columns = {
+            name: (collation, plain)
+            for name, collation, plain in self._site.look.execute(_COMPARED.encode(), [str(reference.table)])
+        }
+        found = [columns.get(name, (None, False)) for name in reference.referenced]
+        if key.guarded and not all(plain for _, plain in found):
+            return None
+        return replace(key, reference=replace(reference, collations=tuple(collation for collation, _ in found)))
 
     def take_out(
         self,
@@ -116,7 +147,7 @@ class Orphans:
         """
         found = {}
         for member, key in self.keys:
-            if key.guarded and not (every and self._may_read(key.reference.table)):
+            if key.guarded and not every:
                 continue
             boundary()
             began = clock.ticks()
@@ -128,10 +159,6 @@ class Orphans:
             if moved:
                 found[key.reference.name] = moved
         return found
-
-    def _may_read(self, table: Place) -> bool:
-        row = self._site.look.execute("select pg_catalog.has_table_privilege(%s, 'SELECT')", [str(table)]).fetchone()
-        return bool(row and row[0])
 
     def again(self) -> None:
         """Put rows that were taken out into the log where what they refer to is there by now."""
