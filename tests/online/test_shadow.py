@@ -186,7 +186,6 @@ def test_create_goes_on_where_it_was_left_and_finds_what_was_changed(database: s
     make(site, members[:1])
     make(site, members)
     finish(site, members[1])
-    finish(site, members[1])
     run_sql(database, "ALTER TABLE segue_abcdefgh_new.b ALTER t TYPE text")
     with pytest.raises(StepFailed, match="not as it was drawn up") as caught:
         make(site, members)
