@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from segue import clock
 from segue.engine.events import nobody
-from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
+from segue.errors import Blocked, InvalidInput, NotFound, SegueError, StepFailed, UsageError
 from segue.services import changes, environments, executions, explanations, plans, tuning, watching
 from segue.services.beginnings import Options
 from segue.services.changes import Asked
@@ -319,6 +319,43 @@ def test_a_change_is_named_by_its_table_and_a_word_that_could_be_several_names_n
         assert f'{older["execution"]}  t in "north"  swapping' in refused
         assert "--env names the environment" in refused
     assert 'the change of "t" is swapping' in segue("change", "cutover", "--env", "north").expect(3).stderr
+
+
+def test_a_refused_change_leaves_nothing_behind_that_a_later_one_or_a_rollback_stumbles_over(
+    segue: Segue, shop: Shops, new_database: Callable[[], str]
+) -> None:
+    def start(*alter: str, env: str = "shop", **fields: Any) -> executions.Outcome:
+        wanted = Asked("orders", alter, fields=fields)
+        return changes.start(shop.store, shop.settings, shop.parts, wanted, env, Options(), nobody)
+
+    done = start("ADD x int").execution
+    for more in ({}, {"cutover": "postponed"}):
+        with pytest.raises(StepFailed, match='column "nix"'):
+            start("ALTER nix TYPE bigint", **more)
+    refused = segue("rollback", "--yes").expect(64).stderr
+    assert "did nothing that could be taken back" in refused
+    assert f"`segue rollback {done}` takes back the one before it" in refused
+    # In another environment the same ALTER may be asked otherwise while it goes on here.
+    shop.open("other", url := new_database())
+    run_sql(url, "CREATE TABLE orders (id int PRIMARY KEY)")
+    started = Started(shop, WIDEN, cutover="postponed").waiting()
+    start(WIDEN, env="other", retention_days=1)
+    assert start(WIDEN, env="other", retention_days=1).nothing_to_do
+    with shop.store.session() as session:
+        plan = changes.describe(session, changes.find(session, "orders", "other"))["plan"]
+    assert plan.endswith("-other")
+    changes.cut_over(shop.store, shop.settings, "orders")
+    started.ended()
+
+
+def test_a_change_starts_although_others_changed_the_schema_when_a_person_says_so(
+    segue: Segue, shop: Shops, database: str
+) -> None:
+    Started(shop, "ADD x int", strategy="auto").ended()
+    run_sql(database, "CREATE TABLE other (id int)")
+    start = ("change", "start", "orders", "ADD y int", "--env", "shop")
+    assert "run again with `--accept-drift`" in segue(*start).expect(3).stderr
+    segue(*start, "--accept-drift").expect(0)
 
 
 def test_looking_at_changes_that_are_not_there_says_what_to_do(segue: Segue, shop: Shops) -> None:

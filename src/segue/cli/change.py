@@ -9,7 +9,7 @@ import typer
 
 from segue.cli import _asking, _changes, _layout, output
 from segue.cli._asking import Blockers, Way, Window
-from segue.cli._running import At, Detach, OutsideWindow, Wait, options_of, work_on
+from segue.cli._running import AcceptDrift, At, Detach, OutsideWindow, Wait, options_of, work_on
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, LogFormat, Yes
@@ -53,6 +53,7 @@ def start(
     cancel_blockers: Blockers = None,
     name: _asking.Name = None,
     dry_run: _asking.DryRun = False,
+    accept_drift: AcceptDrift = False,
     detach: Detach = False,
     wait: Wait = False,
     at: At = None,
@@ -95,7 +96,7 @@ def start(
     if dry_run:
         _print_plan(wanted, environment)
         return
-    options = options_of(False, False, None, at=at, outside_window=outside_window, tuning=tuning)
+    options = options_of(False, accept_drift, None, at=at, outside_window=outside_window, tuning=tuning)
     _begin(wanted, environment, replace(options, irreversible=no_reverse), detach=detach, wait=wait)
 
 

@@ -175,7 +175,7 @@ def rollback(
 
         if output.interactive() and not yes:
             with store.session() as session:
-                row = watching.find(session, execution)
+                row = watching.to_take_back(session, execution)
                 question = f'Take back "{row.plan.plan_name}" in "{row.environment.name}" (execution {row.id})?'
             output.ask(question, yes=yes, refuse="nobody is here to confirm the rollback")
         options = options_of(False, accept_drift, resolve)

@@ -132,7 +132,12 @@ class Workflow:
 
     def _open(self) -> None:
         run = self._run
-        self._chosen = self._change.prepare(self._note)
+        try:
+            self._chosen = self._change.prepare(self._note)
+        except StepFailed:
+            if self._change.phase is Phase.PENDING:
+                run.keep(refused=True)  # there is nothing of it that a rollback would take back
+            raise
         words = self._manner.words
         self._record = run.changing(
             words,

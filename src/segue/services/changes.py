@@ -16,6 +16,7 @@ from segue.errors import Blocked, InvalidInput, NotFound, SegueError, SqlSyntaxE
 from segue.model.lifecycles import ExecutionStatus, OnlineChangePhase
 from segue.model.online import ChangeSpec, plain
 from segue.model.vocabulary import WorkQueue
+from segue.planning import planfile
 from segue.planning.planfile import InvalidPlan
 from segue.ports import FORWARD, EffectKey, Patience
 from segue.services import environments, executions, plans, tuning, watching
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from segue.services.plans import Checked
     from segue.settings import Settings
     from segue.store import Store
+    from segue.store.tables.executions import ExecutionRow
     from segue.store.tables.online import OnlineChangeRow
+    from segue.store.tables.plans import PlanRow
 
 #: The step of a plan that `segue change start` makes.
 STEP = "change"
@@ -91,11 +94,48 @@ def planned(session: Session, parts: Parts, asked: Asked, environment: str) -> C
     if not days:
         del document["rollback"]
     checked = _checked(document, parts)
-    row = next((row for row in plans.listed(session) if row.plan_name == checked.plan.plan), None)
+    stored = {row.plan_name: row for row in plans.listed(session)}
+    elsewhere = f"{document['plan']}-{env_row.name}"
+    if asked.name is None and (elsewhere in stored or _goes_on_elsewhere(session, stored, checked, env_row.id)):
+        # Of its own there: what goes on in another environment stays as it is.
+        document["plan"] = elsewhere
+        checked = _checked(document, parts)
+    row = stored.get(checked.plan.plan)
     if row is None or row.plan_hash == checked.digest:
         return checked
     same = _checked({**document, "version": row.version}, parts)
     return same if same.digest == row.plan_hash else _checked({**document, "version": _next(row.version)}, parts)
+
+
+def _goes_on_elsewhere(session: Session, stored: Mapping[str, PlanRow], checked: Checked, environment: str) -> bool:
+    """Return whether the stored plan of this name says otherwise, and goes on in other environments alone."""
+    row = stored.get(checked.plan.plan)
+    if row is None or {**row.document, "version": ""} == {**planfile.document(checked.plan), "version": ""}:
+        return False
+    going = {one.environment_id for one in _going(session, row.id) if not watching.did_nothing(session, one)}
+    return bool(going) and environment not in going
+
+
+def _going(session: Session, plan_id: str) -> Sequence[ExecutionRow]:
+    from sqlalchemy import select
+
+    from segue.store.tables.executions import ExecutionRow
+
+    return session.scalars(
+        select(ExecutionRow).where(ExecutionRow.plan_id == plan_id, ExecutionRow.status.in_(watching.UNFINISHED))
+    ).all()
+
+
+def _give_up_refused(session: Session, checked: Checked, actor: str) -> None:
+    """End executions that were refused before they did anything, where the plan says something else now."""
+    from segue.store.transitions import advance
+
+    row = next((row for row in plans.listed(session) if row.plan_name == checked.plan.plan), None)
+    if row is None or row.plan_hash == checked.digest:
+        return
+    for one in _going(session, row.id):
+        if watching.did_nothing(session, one):
+            advance(session, one, ExecutionStatus.CANCELLED, actor=actor, detail={"for": "it is asked otherwise now"})
 
 
 def start(
@@ -112,6 +152,7 @@ def start(
     """Store the plan and run it, as `segue run` does; see `executions.run` and `executions.hand_over`."""
     with store.session() as session:
         checked = planned(session, parts, asked, environment)
+        _give_up_refused(session, checked, settings.user)
         plans.add(session, settings, checked)
     if detach:
         return executions.hand_over(store, settings, parts, checked.plan.plan, environment, options)

@@ -112,7 +112,7 @@ def hand_over_rollback(
     from segue.store.transitions import advance
 
     with store.session() as session:
-        row = watching.find(session, execution)
+        row = watching.to_take_back(session, execution)
         if row.status == ExecutionStatus.ROLLED_BACK:
             return Outcome(row.id, nothing_to_do=True)
         _rollback_plan(session, parts, row)
@@ -306,7 +306,7 @@ def rollback(
 ) -> Outcome:
     """Undo an execution's steps, last first. Raises Blocked when its rollback window is over."""
     with store.session() as session:
-        row = watching.find(session, execution)
+        row = watching.to_take_back(session, execution)
         if row.status == ExecutionStatus.ROLLED_BACK:
             return Outcome(row.id, nothing_to_do=True)
         plan = _rollback_plan(session, parts, row)

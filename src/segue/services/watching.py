@@ -12,7 +12,7 @@ from segue import clock
 from segue.engine.control import MustWait
 from segue.engine.events import Event, Watch, nobody
 from segue.errors import NotFound, StepFailed, UsageError
-from segue.model.lifecycles import ExecutionStatus
+from segue.model.lifecycles import ExecutionStatus, StepRunStatus
 from segue.model.vocabulary import WorkQueue
 from segue.ports import BACKWARD
 
@@ -56,6 +56,36 @@ def find(session: Session, execution: str | None) -> ExecutionRow:
     if len(rows) > 1:
         raise UsageError(f'"{execution}" is the beginning of several executions', hint="write more of it")
     return rows[0]
+
+
+def to_take_back(session: Session, execution: str | None) -> ExecutionRow:
+    """Return the execution that a rollback is about. Raises UsageError where the latest did nothing, and another did.
+
+    Whoever names none means the one that they have seen at work: to take back another one is not guessed.
+    """
+    row = find(session, execution)
+    if execution is not None or not did_nothing(session, row):
+        return row
+    over = (ExecutionStatus.ROLLED_BACK, ExecutionStatus.CANCELLED)
+    others = (one for one in latest(session, limit=200) if one.environment_id == row.environment_id)
+    for other in others:
+        if other.status not in over and not did_nothing(session, other):
+            raise UsageError(
+                f'the latest execution {row.id} of "{row.plan.plan_name}" did nothing that could be taken back',
+                hint=f'`segue rollback {other.id}` takes back the one before it in "{row.environment.name}", '
+                f'"{other.plan.plan_name}" ({other.status})',
+            )
+    return row
+
+
+def did_nothing(session: Session, row: ExecutionRow) -> bool:
+    """Return whether an execution failed before it could have any effect: what it was to change was refused."""
+    if row.status != ExecutionStatus.FAILED or row.direction == BACKWARD or row.fenced_at is not None:
+        return False
+    if online_changes(session, row):
+        return False
+    begun = [run for run in row.step_runs if run.status not in (StepRunStatus.PENDING, StepRunStatus.SKIPPED)]
+    return all(run.status == StepRunStatus.FAILED and (run.detail or {}).get("refused") for run in begun)
 
 
 def latest(session: Session, *, limit: int = 20) -> Sequence[ExecutionRow]:
