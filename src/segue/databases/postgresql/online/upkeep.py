@@ -14,8 +14,9 @@ from segue.databases.postgresql.lease import LOCK_KEY
 from segue.databases.postgresql.online.blueprint import Blueprint
 from segue.databases.postgresql.online.drain import LOCK_WAIT, Drainer, backlog
 from segue.engine import journal
+from segue.errors import StepFailed
 from segue.model.lifecycles import OnlineChangePhase as Phase
-from segue.model.online import Drained, Kept
+from segue.model.online import Drained, Kept, readable
 from segue.ports import BACKWARD
 
 if TYPE_CHECKING:
@@ -28,6 +29,18 @@ SECONDS = 0.3
 # So many entries at first, and at most, in one transaction; none may take longer than this.
 FIRST, FEWEST, MOST = 500, 50, 20_000
 TIMEOUT = "20s"
+
+
+# Of its own triggers alone a table is known: somebody may have put another one in its place.
+_STANDS = """
+select pg_catalog.pg_try_advisory_xact_lock(%(lock)s),
+    (select phase from segue.change where id = %(change)s),
+    exists (
+        select from pg_catalog.pg_trigger as t
+        where t.tgrelid = pg_catalog.to_regclass(%(source)s)
+            and pg_catalog.starts_with(t.tgname, 'segue_' || %(change)s || '_')
+    )
+"""
 
 
 class _HeldError(Exception):
@@ -113,11 +126,15 @@ def _once(connection: Connection, drainer: Drainer, change_id: str, most: int) -
             raise _HeldError from error
         # Of this transaction alone: who dies gives it back, and nobody has to wait for more than one of these.
         row = connection.execute(
-            "select pg_catalog.pg_try_advisory_xact_lock(%s), (select phase from segue.change where id = %s)",
-            [LOCK_KEY, change_id],
+            _STANDS, {"lock": LOCK_KEY, "change": change_id, "source": str(drainer.flow.source)}
         ).fetchone()
         if row is None or not row[0] or row[1] != Phase.REVERSIBLE:
             raise _HeldError
+        if not row[2]:
+            raise StepFailed(
+                f"{readable(str(drainer.flow.source))} is not the table that the change has put in place",
+                hint="nothing was brought to the old table: give the new one its name again, or end the way back",
+            )
         drained = drainer.drain(most)
         if drained.emptied:
             # Every row that came since is in the log.
