@@ -125,5 +125,5 @@ def test_values_that_others_refer_to_are_not_changed_behind_their_back(database:
     run_sql(database, *TABLES, *more)
     shops.open("shop", database)
     text = PLAN.format("ALTER f TYPE bigint USING f + 1").replace("back: {c: c}", "keys: false\n    back: {f: f - 1}")
-    with pytest.raises(StepFailed, match='near"? refers to "f"'):
+    with pytest.raises(StepFailed, match=r'near"? refers to "f"'):
         shops.run(shops.add(text))
