@@ -93,7 +93,8 @@ class Builder:
             "statement_timeout": "0",
         }
         if self.gentle:
-            pins["vacuum_cost_delay"] = "1ms"
+            # What is written is sent to the disk in small pieces: a great deal at once would make every commit wait.
+            pins |= {"vacuum_cost_delay": "1ms", "backend_flush_after": "512kB"}
         session = self._site.open(**pins)
         with self._lock:
             self._sessions.add(session)
