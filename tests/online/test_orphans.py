@@ -127,3 +127,20 @@ def test_values_that_others_refer_to_are_not_changed_behind_their_back(database:
     text = PLAN.format("ALTER f TYPE bigint USING f + 1").replace("back: {c: c}", "keys: false\n    back: {f: f - 1}")
     with pytest.raises(StepFailed, match=r'near"? refers to "f"'):
         shops.run(shops.add(text))
+
+
+def test_a_table_whose_rows_are_hidden_is_left_to_the_server(ordinary: str, administered: str, shops: Shops) -> None:
+    role = psycopg.conninfo.conninfo_to_dict(ordinary)["user"]
+    run_sql(
+        administered,
+        "CREATE SCHEMA theirs",
+        "CREATE TABLE theirs.far AS SELECT g AS id FROM generate_series(1, 5) AS g",
+        "ALTER TABLE theirs.far ADD PRIMARY KEY (id), ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY seen ON theirs.far USING (id < 3)",
+        f"GRANT USAGE ON SCHEMA theirs TO {role}",
+        f"GRANT REFERENCES, SELECT, DELETE ON theirs.far TO {role}",
+    )
+    run_sql(ordinary, "CREATE TABLE t (id int PRIMARY KEY, c int REFERENCES theirs.far)", "INSERT INTO t VALUES (1, 5)")
+    shops.open("shop", ordinary)
+    shops.run(shops.add(PLAN.format("ALTER id TYPE bigint")))
+    assert rows(ordinary, KEYS) == [(True, 1)]

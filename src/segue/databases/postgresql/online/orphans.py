@@ -38,6 +38,7 @@ select a.attname, case when a.attcollation <> 0 then (
         where o.oid = a.attcollation
     ) end,
     t.typnamespace = 'pg_catalog'::regnamespace and pg_catalog.has_table_privilege(a.attrelid, 'SELECT')
+        and not pg_catalog.row_security_active(a.attrelid)
 from pg_catalog.pg_attribute as a join pg_catalog.pg_type as t on t.oid = a.atttypid
 where a.attrelid = pg_catalog.to_regclass(%s) and a.attnum > 0 and not a.attisdropped
 """
