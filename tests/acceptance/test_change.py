@@ -168,6 +168,27 @@ def test_a_change_of_a_moment_is_done_in_place_and_taken_back(segue: Segue, shop
     assert columns(database) == ["id integer", "code text", "note text"]
 
 
+def test_a_rule_in_place_that_rows_break_is_taken_back_at_once_and_may_be_tried_again(
+    shop: Shops, database: str
+) -> None:
+    # The rows cannot be counted beforehand: the column comes with the rule.
+    wanted = Asked("orders", ["ADD n int", "ADD CONSTRAINT given CHECK (n > 0) NOT VALID", "ADD CHECK (n IS NOT NULL)"])
+
+    def start() -> executions.Outcome:
+        return changes.start(shop.store, shop.settings, shop.parts, wanted, "shop", Options(), nobody)
+
+    with pytest.raises(StepFailed, match="is violated by some row"):
+        start()
+    rules = "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'c' ORDER BY 1"
+    assert rows(database, rules) == [("given",)]
+    assert shop.noted()[-1].endswith("the application meets no new rule")
+    run_sql(database, "UPDATE orders SET n = 1")
+    assert shop.status(start().execution)["status"] == "completed"
+    assert rows(database, rules) == [("given",), ("orders_check",)]
+    shop.rollback()
+    assert rows(database, rules) == []
+
+
 def test_a_postponed_swap_waits_until_it_is_cut_over(segue: Segue, shop: Shops, database: str) -> None:
     started = Started(shop, WIDEN, cutover="postponed", retention_days=3).waiting()
     status = segue("status").expect(0).stdout
@@ -266,6 +287,8 @@ def test_a_way_back_is_left_out_where_a_person_says_so(segue: Segue, shop: Shops
     assert latest(shop)["phase"] == "completed"
     assert columns(database) == ["id bigint", "code text"]
     assert rows(database, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'segue\\_%'") == []
+    with pytest.raises(Blocked, match="cannot be undone: the old table is dropped"):
+        shop.rollback()
     # What was handed over keeps the word that was given.
     segue("change", "start", "orders", "DROP code", "--env", "shop", "--no-reverse", "--detach").expect(0)
     (execution,) = shop.due()

@@ -12,7 +12,7 @@ from segue import clock
 from segue.engine.control import MustWait
 from segue.engine.events import Watch, nobody
 from segue.errors import Blocked, Busy, CannotTell, SegueError, UsageError
-from segue.model.lifecycles import ExecutionStatus
+from segue.model.lifecycles import ExecutionStatus, StepRunStatus
 from segue.ports import BACKWARD, FORWARD, Parts
 from segue.services import beginnings, environments, tuning, watching
 from segue.services.beginnings import Options, Outcome
@@ -327,7 +327,22 @@ def _rollback_plan(session: Session, parts: Parts, row: ExecutionRow) -> Plan:
     _refuse_later(session, row)
     plan = beginnings.plan_of(row.plan, parts)
     beginnings.refuse_changed(row)
+    _refuse_final(parts, plan, row)
     return plan
+
+
+def _refuse_final(parts: Parts, plan: Plan, row: ExecutionRow) -> None:
+    """Raise Blocked when a step that is done has no way back: nothing is begun that could not be finished."""
+    done = {
+        run.step_name for run in row.step_runs if run.direction == FORWARD and run.status == StepRunStatus.COMPLETED
+    }
+    for step in plan.steps if row.direction == FORWARD else ():
+        why = parts.steps[step.kind].irreversible(step)
+        if why and step.name in done:
+            raise Blocked(
+                f'step "{step.name}" of execution {row.id} cannot be undone: {why}',
+                hint="write a new plan that changes the schema back; what is gone comes back from a backup",
+            )
 
 
 def pause(store: Store, execution: str | None, *, actor: str) -> str:
