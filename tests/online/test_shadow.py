@@ -359,6 +359,7 @@ def test_plain_table_becomes_partitioned(any_database: str, open_target: Open) -
     [
         ("CREATE TABLE x PARTITION OF t DEFAULT", "must include all partitioning columns"),
         ("CREATE TABLE x PARTITION OF t DEFAULT; DROP TABLE t", "does not create a partition"),
+        ("CREATE TABLE x PARTITION OF t DEFAULT; CREATE TABLE y (a int)", 'no partition of "t"'),
         ("ALTER TABLE t ATTACH PARTITION t2 DEFAULT", "attaches a table that the same statements do not create"),
         ("CREATE TABLE x PARTITION OF t2 DEFAULT", 'is about "t2"'),
         ("CREATE TABLE x PARTITION OF t FOR VALUES IN (1)", "invalid bound specification"),

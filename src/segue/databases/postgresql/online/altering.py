@@ -476,6 +476,7 @@ def partitions(change: TableChange, table: Definition, at: Place) -> tuple[list[
         raise StepFailed(f"{change.table}: the partitions cannot be read: {error.message}", hint=error.hint) from error
     homes: dict[str, str] = {}
     made = []
+    alone: dict[str, str] = {}  # a table by itself, which is one of the partitions once it is attached
     for statement in found:
         node = parse.node(statement.sql)
         kind = node.WhichOneof("node")
@@ -483,6 +484,8 @@ def partitions(change: TableChange, table: Definition, at: Place) -> tuple[list[
             create = node.create_stmt
             for item in create.inh_relations:
                 _turn(item.range_var, table, homes, at, statement.sql)
+            if not create.HasField("partbound"):
+                alone[create.relation.relname] = statement.sql
             homes[create.relation.relname] = create.relation.schemaname or table.schema_name
             create.relation.schemaname = at.schema_name
             create.if_not_exists = False
@@ -499,12 +502,18 @@ def partitions(change: TableChange, table: Definition, at: Place) -> tuple[list[
                         hint="its rows would come on top of those that are copied",
                     )
                 part.schemaname = at.schema_name
+                alone.pop(part.relname, None)
         else:
             raise StepFailed(
                 f'"{statement.sql}" does not create a partition',
                 hint="only CREATE TABLE … PARTITION OF and ALTER TABLE … ATTACH PARTITION may stand there",
             )
         made.append(_deparse(node))
+    for sql in alone.values():
+        raise StepFailed(
+            f'"{sql}" creates a table that is no partition of "{table.name}"',
+            hint="write PARTITION OF, or ATTACH PARTITION after it; whatever else is to be made, a `sql` step makes",
+        )
     return made, homes
 
 
