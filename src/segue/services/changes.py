@@ -95,7 +95,7 @@ def planned(session: Session, parts: Parts, asked: Asked, environment: str) -> C
         del document["rollback"]
     checked = _checked(document, parts)
     stored = {row.plan_name: row for row in plans.listed(session)}
-    elsewhere = f"{document['plan']}-{env_row.name}"
+    elsewhere = _elsewhere(document["plan"], env_row.name)
     if asked.name is None and (elsewhere in stored or _goes_on_elsewhere(session, stored, checked, env_row.id)):
         # Of its own there: what goes on in another environment stays as it is.
         document["plan"] = elsewhere
@@ -232,6 +232,12 @@ def _name(tables: Sequence[Mapping[str, Any]], schema: str) -> str:
     content = json.dumps([schema, *tables], sort_keys=True).encode("utf-8", "surrogatepass")
     words = re.sub(r"[^a-z0-9_]+", "-", "-".join(one["table"] for one in tables).lower()).strip("-_")
     return f"change-{words[:40] or 'table'}-{hashlib.sha256(content).hexdigest()[:6]}"
+
+
+def _elsewhere(name: str, environment: str) -> str:
+    """Return the name that a plan has in an environment alone, as short as names must be."""
+    found = f"{name}-{environment}"
+    return found if len(found) <= 63 else f"{name}-{hashlib.sha256(environment.encode()).hexdigest()[:6]}"
 
 
 def _described(tables: Sequence[Mapping[str, Any]]) -> str:
