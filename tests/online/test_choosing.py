@@ -193,3 +193,34 @@ def test_table_of_another_change_is_refused(database: str, open_target: Open) ->
     assert choosing.refusals(site, (member,)) == [
         '"public"."t" is being changed online by execution e_other: let that end, or take it back first'
     ]
+
+
+def test_rows_that_do_not_fit_are_counted_before_anything_is_tried_in_place(
+    any_database: str, open_target: Open
+) -> None:
+    run_sql(
+        any_database,
+        "CREATE TABLE o (id int PRIMARY KEY)",
+        "INSERT INTO o VALUES (1)",
+        'CREATE TABLE t (id int PRIMARY KEY, a int, "B" text, o int)',
+        "INSERT INTO t SELECT g, nullif(g, 5), 'b' || g / 3, 1 + g / 8 FROM generate_series(1, 9) g",
+    )
+    site = site_of(open_target(any_database))
+    refused = {
+        "ALTER a SET NOT NULL": '1 row does not fit "a" NOT NULL of "public"."t"',
+        "ADD CONSTRAINT c CHECK (t.a > 3)": '3 rows do not fit "c" of "public"."t"',
+        'ADD UNIQUE ("B")': '5 rows do not fit UNIQUE ("B") of "public"."t"',
+        "ADD FOREIGN KEY (o) REFERENCES o": '2 rows do not fit FOREIGN KEY ("o") REFERENCES "o" of "public"."t"',
+        "ADD FOREIGN KEY (o) REFERENCES public.o (id)": '2 rows do not fit FOREIGN KEY ("o") REFERENCES "public"."o"',
+    }
+    for alter, line in refused.items():
+        choice = choosing.choose(site, ChangeSpec((TableChange("t", (alter,)),)))
+        assert (choice.strategy, choice.reasons[0][: len(line)]) == ("shadow-table", line)
+    for alter in ("ADD CHECK (id > 0)", "ADD UNIQUE (id, o)", "ADD n int, ADD CHECK (n > 0)"):
+        assert choosing.choose(site, ChangeSpec((TableChange("t", (alter,)),))).strategy == "native-online"
+    with pytest.raises(StepFailed, match="there are rows that do not fit") as caught:
+        choosing.choose(site, ChangeSpec((TableChange("t", ("ALTER a SET NOT NULL",)),), strategy="native-online"))
+    assert caught.value.details == [refused["ALTER a SET NOT NULL"]]
+    run_sql(any_database, "INSERT INTO t SELECT g, NULL, 'b', 1 FROM generate_series(10, 20011) g")
+    with pytest.raises(StepFailed, match="more than 10,000 rows do not fit"):
+        choosing.choose(site, ChangeSpec((TableChange("t", ("ALTER a SET NOT NULL",)),)))

@@ -92,6 +92,8 @@ class Chosen:
     #: For each of them what takes it back, in the order in which it is run, and what of it nothing does, in words.
     native_undo: tuple[tuple[str, ...], ...] = ()
     native_lost: tuple[str, ...] = ()
+    #: Which of them are one command together: half of it must not stay, for the application would feel it.
+    native_groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine import journal
-from segue.engine.control import CancelRequested
+from segue.engine.control import CancelRequested, PauseRequested
 from segue.errors import LockNotGranted, SegueError, SlotLost, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.model.online import readable
@@ -209,10 +209,40 @@ class Workflow:
         run = self._run
         self._record.phase(Phase.SWAPPING)
         for part, text in enumerate(self._chosen.native):
-            run.boundary()
-            run.do(part, run.database.statements(text))
+            try:
+                run.boundary()
+                run.do(part, run.database.statements(text))
+            except (StepFailed, CancelRequested, PauseRequested):
+                self._relent(part)
+                raise
         run.target.mark(run.key(WHOLE), {"strategy": self._chosen.strategy})
         self._record.phase(Phase.COMPLETED)
+
+    def _relent(self, part: int) -> None:
+        """Take back what was done of a command that stops half-way: its rule would be the application's already.
+
+        A later attempt begins the command anew. An index that is built stays: only a rollback drops it.
+        """
+        run, chosen = self._run, self._chosen
+        key = run.key(0, FORWARD)
+        done = run.target.parts(key.execution, key.step, FORWARD)
+        group = chosen.native_groups[part] if chosen.native_groups else part
+        keys, statements = [], []
+        for number in range(part, -1, -1):
+            if not chosen.native_groups or chosen.native_groups[number] != group:
+                break
+            undo = [one for text in chosen.native_undo[number] for one in run.database.statements(text)]
+            if done.get(number) is Observed.DONE and all(one.transactional for one in undo):
+                keys.append(run.key(number, FORWARD))
+                statements += undo
+        if not statements:
+            return
+        try:
+            run.target.take_back(keys, statements, run.patience, run.note)
+        except SegueError as error:
+            self._note(f"a rule that is not finished stays in place, and `segue rollback` removes it: {error.message}")
+        else:
+            self._note("what was put in place of this command is taken back: the application meets no new rule")
 
     def _copy(self) -> None:
         change, run = self._change, self._run

@@ -610,6 +610,16 @@ class Target(Protocol):
         """Bring an effect that was begun to done or to not there, whichever is nearer."""
         ...
 
+    def take_back(
+        self,
+        keys: Sequence[EffectKey],
+        statements: Sequence[Statement],
+        patience: Patience,
+        note: Callable[[str], None],
+    ) -> None:
+        """Take effects back that were done, and forget them: they can be brought about again."""
+        ...
+
     def observe(self, key: EffectKey) -> Observed:
         """Look whether the effect took place."""
         ...

@@ -88,6 +88,18 @@ def forget(connection: psycopg.Connection[Any], key: EffectKey) -> None:
     )
 
 
+def erase(connection: psycopg.Connection[Any], key: EffectKey) -> bool:
+    """Take out the row of an effect that is taken back in the same transaction; return whether it was done."""
+    return (
+        connection.execute(
+            "delete from segue.history where execution = %s and step = %s and direction = %s and part = %s "
+            "and state = 'done'",
+            [key.execution, key.step, key.direction, key.part],
+        ).rowcount
+        == 1
+    )
+
+
 def state(connection: psycopg.Connection[Any], key: EffectKey) -> str | None:
     """Return `begun`, `done` or None."""
     row = connection.execute(

@@ -204,8 +204,28 @@ class PostgresTarget:
         except psycopg.Error as error:
             raise self._explain(error) from error
 
+    def take_back(
+        self,
+        keys: Sequence[EffectKey],
+        statements: Sequence[Statement],
+        patience: Patience,
+        note: Callable[[str], None],
+    ) -> None:
+        """Take effects back that were done, and forget them, in one transaction: they can be brought about again."""
+        self.alive()
+        try:
+            self._apply_together(keys[0], statements, patience, note, back=keys)
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+
     def _apply_together(
-        self, key: EffectKey, statements: Sequence[Statement], patience: Patience, note: Callable[[str], None]
+        self,
+        key: EffectKey,
+        statements: Sequence[Statement],
+        patience: Patience,
+        note: Callable[[str], None],
+        *,
+        back: Sequence[EffectKey] = (),
     ) -> None:
         text = ";\n".join(statement.sql for statement in statements)
         deadline = clock.ticks() + patience.work
@@ -214,7 +234,11 @@ class PostgresTarget:
             with self._work.transaction():
                 self._work.execute("set transaction isolation level read committed, read write")
                 check_fence(self._work, self.lease.execution, self.fence)
-                if not history.write(self._work, key, fence=self.fence, state="done", statement=text):
+                if back:
+                    erased = [history.erase(self._work, one) for one in back]
+                    if not any(erased):
+                        return  # taken back before
+                elif not history.write(self._work, key, fence=self.fence, state="done", statement=text):
                     return  # done before: the row came with the effect, in one transaction
                 locks = take_locks(self._work, statements, piece)
                 for statement in statements:

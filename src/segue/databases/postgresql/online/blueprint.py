@@ -138,6 +138,7 @@ class Blueprint(_Kept):
     #: For each of them what takes it back, and what of it nothing does, in words.
     native_undo: tuple[tuple[str, ...], ...] = ()
     native_lost: tuple[str, ...] = ()
+    native_groups: tuple[int, ...] = ()
     members: tuple[Member, ...] = ()
     system_identifier: str = ""
     timeline: int = 0

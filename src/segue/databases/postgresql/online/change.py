@@ -182,6 +182,7 @@ class PostgresChange:
             native=drawn.native,
             native_undo=drawn.native_undo,
             native_lost=drawn.native_lost,
+            native_groups=drawn.native_groups,
             members=tuple(
                 SeenMember(
                     member.number,
@@ -218,6 +219,7 @@ class PostgresChange:
             native=choice.native,
             native_undo=choice.undo,
             native_lost=choice.lost,
+            native_groups=choice.groups,
             system_identifier=identifier,
             timeline=timeline,
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from segue.databases.postgresql.online import drawing, preflight, reading
+from segue.databases.postgresql.online import drawing, fitting, preflight, reading
 from segue.databases.postgresql.online.native import native
 from segue.errors import StepFailed
 
@@ -31,6 +31,8 @@ class Choice:
     native: tuple[str, ...] = ()
     undo: tuple[tuple[str, ...], ...] = ()
     lost: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
+    rules: list[fitting.Rule] = field(default_factory=list)
 
 
 def choose(site: Site, spec: ChangeSpec) -> Choice:
@@ -39,6 +41,15 @@ def choose(site: Site, spec: ChangeSpec) -> Choice:
     if choice.native:
         for change in spec.tables:
             drawing.rehearse(site.work, change)
+        refused = fitting.misfits(site.look, choice.rules)
+        if refused and spec.strategy == NATIVE:
+            raise StepFailed(
+                "there are rows that do not fit, so that the server would refuse the change in place",
+                details=refused,
+                hint='mend them, or leave the strategy out: "shadow-table" takes all others and lists these',
+            )
+        if refused:
+            return Choice(SHADOW, [f"{line}, so that it cannot be done in place" for line in refused])
     return choice
 
 
@@ -57,6 +68,8 @@ def look(connection: Connection, spec: ChangeSpec, schema: str) -> Choice:
     statements: list[str] = []
     undo: list[tuple[str, ...]] = []
     lost: list[str] = []
+    groups: list[int] = []
+    rules: list[fitting.Rule] = []
     for change in spec.tables:
         if change.columns:
             reasons.append(f"another order of columns of {change.table} means another table")
@@ -64,6 +77,8 @@ def look(connection: Connection, spec: ChangeSpec, schema: str) -> Choice:
             reasons.append(f"{change.table} becomes partitioned, which means another table")
         found = native(connection, change.table, change.alter, schema)
         reasons += found.reasons
+        groups += [len(statements) + group for group in found.groups]
+        rules += found.rules
         statements += found.statements
         undo += found.undo
         lost += found.lost
@@ -74,7 +89,7 @@ def look(connection: Connection, spec: ChangeSpec, schema: str) -> Choice:
     if not reasons and statements:
         why = ["every command takes a moment, or has a form that lets the application work meanwhile"]
         why += [f"{what} cannot be taken back" for what in gone]
-        return Choice(NATIVE, why, tuple(statements), tuple(undo), tuple(lost))
+        return Choice(NATIVE, why, tuple(statements), tuple(undo), tuple(lost), tuple(groups), rules)
     if spec.strategy == NATIVE:
         raise StepFailed(
             "PostgreSQL has no online form of this change",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.catalogue import Catalogue
-from segue.databases.postgresql.online import reading
+from segue.databases.postgresql.online import fitting, reading
 from segue.databases.postgresql.online.altering import deparsed, one_alter, shortened
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.writing import name as quoted
@@ -35,17 +35,23 @@ _WORDS = {Rewrite: "rewrites", Build: "builds an index over", Match: "checks", S
 class Native:
     """What becomes of ALTERs without a shadow: statements, each with what takes it back, and why not.
 
-    `undo` and `lost` have an entry for each statement: what takes it back, in the order in which that is run, and the
-    commands of it that nothing takes back, in words. `reasons` are those for which a shadow is needed.
+    `undo`, `lost` and `groups` have an entry for each statement: what takes it back, in the order in which that is run,
+    the commands of it that nothing takes back, in words, and which statements are one command together. `reasons` are
+    those for which a shadow is needed; `rules` tell the rows that would be refused.
     """
 
     statements: list[str] = field(default_factory=list)
     undo: list[tuple[str, ...]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    rules: list[fitting.Rule] = field(default_factory=list)
 
-    def add(self, statement: str, undo: Iterable[str] = (), lost: Iterable[str] = ()) -> None:
+    def add(
+        self, statement: str, undo: Iterable[str] = (), lost: Iterable[str] = (), *, group: int | None = None
+    ) -> None:
         """Add a statement."""
+        self.groups.append(len(self.statements) if group is None else group)
         self.statements.append(statement)
         self.undo.append(tuple(undo))
         self.lost.append(", ".join(lost))
@@ -187,8 +193,9 @@ class _Native:
     def _steps(self, node: Any, steps: Iterable[tuple[str, str | None]]) -> None:
         """Add statements, each with the one that takes it back, if there is anything to take back."""
         self._flush(node)
+        group = len(self.result.statements)
         for statement, undo in steps:
-            self.result.add(statement, [undo] if undo is not None else [])
+            self.result.add(statement, [undo] if undo is not None else [], group=group)
 
     # -- online forms
 
@@ -230,6 +237,7 @@ class _Native:
     def _requiring(self, column: str) -> Iterator[tuple[str, str | None]]:
         """Yield the statements that make a column NOT NULL, each with what takes it back."""
         added, validated, required, dropped = map(self._alter, self._required(column))
+        self.result.rules.append(fitting.required(self._place, column))
         known = self._table.column(column)
         optional = known is None or not known.not_null
         yield added, self._alter(f"DROP CONSTRAINT IF EXISTS {quoted(self._rule(column))}")
@@ -259,6 +267,7 @@ class _Native:
         if not constraint.conname:
             columns = "_".join(strings(constraint.fk_attrs))
             constraint.conname = self._free(columns, "fkey" if kind == "CONSTR_FOREIGN" else "check")
+        self.result.rules.append(fitting.checked(self._place, constraint))
         constraint.skip_validation = True
         constraint.initially_valid = False
         item = pb.Node()
@@ -283,6 +292,8 @@ class _Native:
         words += f" INCLUDE ({', '.join(map(quoted, included))})" if included else ""
         words += " NULLS NOT DISTINCT" if constraint.nulls_not_distinct else ""
         words += f" TABLESPACE {quoted(constraint.indexspace)}" if constraint.indexspace else ""
+        if self._table.rows <= fitting.MOST_SORTED:
+            self.result.rules.append(fitting.unique(self._place, keys, nulls=constraint.nulls_not_distinct))
         index = Place(schema_name=self._place.schema_name, name=constraint.conname)
         steps: list[tuple[str, str | None]] = []
         for column in keys if primary else ():
