@@ -89,15 +89,17 @@ def test_values_move_through_a_conflict(database: str, assemble: Assemble) -> No
     assert rows(database, f"SELECT gone FROM {change.into} WHERE id IN (2, 12, 13)") == [("old 2",)]
 
 
-def test_a_dropped_column_comes_back_with_rows_whose_key_has_changed(any_database: str, shops: Shops) -> None:
+def test_a_dropped_column_comes_back_with_rows_whose_key_has_changed(debian_database: str, shops: Shops) -> None:
     run_sql(
-        any_database,
+        debian_database,
         "CREATE TABLE t (id int PRIMARY KEY, code text, gone text)",
         "INSERT INTO t SELECT g, 'c' || g, 'old ' || g FROM generate_series(1, 200) AS g",
     )
-    shops.open("shop", any_database)
+    shops.open("shop", debian_database)
     shops.run(shops.add(PLAN))
-    run_sql(any_database, "UPDATE t SET id = id + 1000, code = 'moved' WHERE id % 2 = 0", "DELETE FROM t WHERE id = 5")
+    run_sql(
+        debian_database, "UPDATE t SET id = id + 1000, code = 'moved' WHERE id % 2 = 0", "DELETE FROM t WHERE id = 5"
+    )
     shops.rollback()
-    assert rows(any_database, "SELECT count(*) FROM t WHERE gone = 'old ' || (id % 1000)") == [(199,)]
-    assert rows(any_database, "SELECT count(*) FROM pg_class WHERE relname LIKE '%moves'") == [(0,)]
+    assert rows(debian_database, "SELECT count(*) FROM t WHERE gone = 'old ' || (id % 1000)") == [(199,)]
+    assert rows(debian_database, "SELECT count(*) FROM pg_class WHERE relname LIKE '%moves'") == [(0,)]

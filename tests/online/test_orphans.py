@@ -71,15 +71,15 @@ def test_what_comes_right_before_the_swap_is_found_under_its_locks(any_database:
     assert value(any_database, "SELECT f FROM t WHERE id = 200") == 200
 
 
-def test_values_that_a_kept_foreign_key_refuses_are_found(any_database: str, shops: Shops) -> None:
-    plan = prepared(any_database, shops, "ALTER c TYPE bigint USING c + 2")
+def test_values_that_a_kept_foreign_key_refuses_are_found(database: str, shops: Shops) -> None:
+    plan = prepared(database, shops, "ALTER c TYPE bigint USING c + 2")
     running = Background(lambda: shops.run(plan))
-    begun(any_database)
-    assert until(lambda: rows(any_database, REFUSED)) == [("t_c_fkey", ["99"])]
-    run_sql(any_database, "UPDATE t SET c = 98 WHERE id = 99")
+    begun(database)
+    assert until(lambda: rows(database, REFUSED)) == [("t_c_fkey", ["99"])]
+    run_sql(database, "UPDATE t SET c = 98 WHERE id = 99")
     running.result()
-    assert rows(any_database, KEYS) == [(True, 1)]
-    assert value(any_database, "SELECT c FROM t WHERE id = 99") == 100
+    assert rows(database, KEYS) == [(True, 1)]
+    assert value(database, "SELECT c FROM t WHERE id = 99") == 100
 
 
 def test_rows_that_were_written_past_a_foreign_key_are_found(database: str, shops: Shops) -> None:
@@ -93,16 +93,16 @@ def test_rows_that_were_written_past_a_foreign_key_are_found(database: str, shop
     assert rows(database, KEYS) == [(True, 1)]
 
 
-def test_columns_of_another_collation_are_compared_as_the_foreign_key_does(any_database: str, shops: Shops) -> None:
+def test_columns_of_another_collation_are_compared_as_the_foreign_key_does(debian_database: str, shops: Shops) -> None:
     more = (
         "CREATE TABLE named (name text PRIMARY KEY)",
         "INSERT INTO named VALUES ('a')",
         "ALTER TABLE t ADD name text",
     )
     alter = 'ALTER name TYPE text COLLATE \\"C\\", ADD FOREIGN KEY (name) REFERENCES named, ALTER id TYPE bigint'
-    plan = prepared(any_database, shops, alter, *more, "UPDATE t SET name = 'a' WHERE id < 50")
+    plan = prepared(debian_database, shops, alter, *more, "UPDATE t SET name = 'a' WHERE id < 50")
     shops.run(plan)
-    assert rows(any_database, KEYS) == [(True, 2)]
+    assert rows(debian_database, KEYS) == [(True, 2)]
 
 
 def test_rows_that_a_dropped_foreign_key_would_refuse_are_told_on_the_way_back(any_database: str, shops: Shops) -> None:
