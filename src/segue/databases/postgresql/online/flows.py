@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from segue.databases.postgresql.online import altering, reading, writing
+from segue.databases.postgresql.online import altering, reading, settings, writing
 from segue.databases.postgresql.online.altering import Value
 from segue.databases.postgresql.online.blueprint import Flow, KeyColumn, Mapped, Place
 from segue.databases.postgresql.online.writing import name as quoted
@@ -118,7 +118,8 @@ def flows(
                 f'{change.table}: "{column.name}" is added as NOT NULL without a default: no row has a value for it',
                 hint="give it a DEFAULT, which can be dropped later",
             )
-    mapped, kept = _backward(connection, change, before, after, values, following, spec)
+    came_from = {column.into: column.expression for column in forward.columns}
+    mapped, kept = _backward(connection, change, before, after, values, following, spec, came_from)
     backward = Flow(
         source=home,
         into=writing.place(old, old_schema),
@@ -140,6 +141,18 @@ def flows(
     return forward, backward, _dependents(connection, change, old, new, alteration, values, following, spec, kept)
 
 
+def _unknown(column: str) -> str:
+    """Return what to do where nothing says how the old value follows from the new ones."""
+    return (
+        f'a plan file says in `back` how "{column}" follows from the new columns (`--dry-run` prints the file); or do '
+        "without the way back, outside of production: `segue change start … --no-reverse`"
+    )
+
+
+def _names(table: Definition) -> list[str]:
+    return [column.name for column in table.columns]
+
+
 def _column(table: Definition, name: str) -> Column:
     return next(column for column in table.columns if column.name == name)
 
@@ -151,6 +164,7 @@ def _forward(
     connection: Connection, change: TableChange, before: _Side, after: _Side, values: Mapping[str, Value | None]
 ) -> list[Mapped]:
     found = []
+    home = Place(schema_name=before.table.schema_name, name=before.table.name)
     for column, value in values.items():
         if value is None:
             continue
@@ -159,6 +173,7 @@ def _forward(
         if expression != quoted(value.follows):
             what = f'{change.table}: column "{column}" cannot be computed'
             expression = _normal(connection, before.tried, expression, what)
+            settings.check(connection, before.tried, home, expression, what, {})
         found.append(Mapped(into=column, type=into.type, expression=expression))
     return found
 
@@ -250,7 +265,9 @@ def _backward(
     values: Mapping[str, Value | None],
     following: Mapping[str, str],
     spec: ChangeSpec,
+    came_from: Mapping[str, str],
 ) -> tuple[list[Mapped], list[str]]:
+    rows = Place(schema_name=before.table.schema_name, name=before.table.name)
     unknown = [column for column in change.back if before.table.column(column) is None]
     if unknown:
         raise StepFailed(f'{change.table}: `back` names "{unknown[0]}", which is no column of the old table')
@@ -269,13 +286,15 @@ def _backward(
             elif not (value := values[became]) or not value.plain:
                 raise StepFailed(
                     f"{what}: it is computed by USING",
-                    hint=f'say in `back` how "{column.name}" follows from the new columns, or `reversible: false`',
+                    hint=_unknown(column.name),
                 )
             else:
                 came = Value(quoted(became), became)
                 expression = _assigned(came.expression, came, after.table, column, base)
             if became is None or expression != quoted(became):
                 expression = _normal(connection, after.tried, expression, what)
+                aliases = {name: came_from.get(name, "null") for name in _names(after.table)}
+                settings.check(connection, after.tried, rows, expression, what, aliases)
         except StepFailed as error:
             if not spec.reversible:
                 kept.append(column.name)
@@ -283,7 +302,7 @@ def _backward(
             raise StepFailed(
                 error.message,
                 details=error.details,
-                hint=f'say in `back` how "{column.name}" follows from the new columns, or `reversible: false`',
+                hint=_unknown(column.name),
             ) from error
         mapped.append(Mapped(into=column.name, type=column.type, expression=expression))
     return mapped, kept
@@ -482,7 +501,7 @@ def _dependents(
             widened.append({"sequence": str(place), "type": column.type, "was": owned.type})
     warnings = [
         f'{change.table}: rows that come after the swap have no "{column.name}", which is NOT NULL: to bring them '
-        "back, say in `back` what it is to be"
+        "back, a plan file says in `back` what it is to be"
         for column in old.columns
         if spec.reversible
         and column.name in kept
