@@ -16,6 +16,7 @@ from psycopg import sql
 from segue import clock
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.online import (
+    alive,
     capture,
     choosing,
     conflicts,
@@ -37,7 +38,7 @@ from segue.databases.postgresql.online.building import Builder
 from segue.databases.postgresql.online.drain import Drainer
 from segue.databases.postgresql.online.orphans import Orphans
 from segue.engine import journal
-from segue.errors import LockNotGranted, OutcomeUnknown, SegueError, StepFailed
+from segue.errors import LockNotGranted, OutcomeUnknown, SegueError, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.model.online import Chosen, Drained, Swapped, Verified, readable
 from segue.model.online import Member as SeenMember
@@ -274,6 +275,8 @@ class PostgresChange:
                 log = self.blueprint.log(member, FORWARD)
                 capture.make_log(self._site, member.forward, log)
                 capture.make_functions(self._site, member.forward, log)
+            with self._site.transaction() as connection:
+                alive.begin(connection, self.blueprint)
             journal.point("online-created")
             self._advance(Phase.CAPTURING)
 
@@ -337,6 +340,7 @@ class PostgresChange:
                             drawn.log(member, FORWARD).sql, sql.Identifier("segue_k1")
                         )
                     )
+                alive.begin(connection, drawn)
                 done = self._lasting()
                 self._keep(connection, phase=phase.value, round=self._round + 1, done=done)
             self._round += 1
@@ -355,6 +359,8 @@ class PostgresChange:
             return self._drain(self._member(member), most, compare=compare, direction=FORWARD)
 
     def _drain(self, member: Member, most: int | None, *, compare: bool, direction: str) -> Drained:
+        if direction == FORWARD and alive.emptied(self._site.look, self.blueprint):
+            return Drained(emptied=True)
         drainer = self._drainers.get((direction, member.number))
         if drainer is None:
             session = self._session()
@@ -719,6 +725,19 @@ class PostgresChange:
             raise StepFailed(
                 "the way back is being ended: the old tables are not kept current any more",
                 hint="`segue change cleanup` drops the rest; change the tables again, the other way round",
+            )
+        if alive.emptied(self._site.look, drawn):
+            old = alive.old_is(drawn.members)
+            raise WouldLose(
+                f"the server has emptied the unlogged {'old' if old else 'new'} table when it started after a crash: "
+                "taking the change back would lose rows, or bring back what is gone",
+                hint="nothing was changed; "
+                + (
+                    "to have the old definition again, change the table the other way round"
+                    if old
+                    else f"what the old table has is in schema {drawn.old_schema}: copy from there what is wanted"
+                )
+                + "; `segue change cleanup` ends the way back",
             )
         if "after" not in self._detail:
             return  # it was killed right after the swap, and nobody had time to change anything

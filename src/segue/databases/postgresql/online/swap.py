@@ -10,7 +10,7 @@ from psycopg import sql
 from segue import clock
 from segue.databases.postgresql import history, parse
 from segue.databases.postgresql.locking import NotThisTime, find_blockers, set_local, take_locks
-from segue.databases.postgresql.online import capture, dependents, moves
+from segue.databases.postgresql.online import alive, capture, dependents, moves
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.watching import signature
 from segue.engine import journal
@@ -87,6 +87,8 @@ def swap(
         set_local(connection, "lock_timeout", 0.2)
         set_local(connection, "statement_timeout", budget)
         try:
+            if alive.emptied(connection, blueprint):
+                raise Behind("the server has emptied unlogged tables when it started after a crash")
             keys = _drain(connection, blueprint, drainers, direction, most, budget, barrier)
             check(connection, drainers)
             if signature(connection, blueprint, direction) != expected:
@@ -259,6 +261,7 @@ def remove(
         for member in blueprint.members:
             for way in (FORWARD, BACKWARD):
                 connection.execute(capture.drop_log_sql(blueprint.log(member, way)))
+        connection.execute(f"drop table if exists {alive.place(blueprint)}".encode())
     journal.point("online-removed")
 
 
