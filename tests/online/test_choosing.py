@@ -190,9 +190,20 @@ def test_table_of_another_change_is_refused(database: str, open_target: Open) ->
         "UPDATE segue.change SET blueprint = jsonb_build_object('members', "
         """'[{"table": {"schema_name": "public", "name": "t"}}]'::jsonb)""",
     )
+    run_sql(
+        database,
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER segue_tchange1_insert AFTER INSERT ON t EXECUTE FUNCTION f()",
+        "CREATE TRIGGER segue_tchange2_insert AFTER INSERT ON t EXECUTE FUNCTION f()",
+    )
     assert choosing.refusals(site, (member,)) == [
-        '"public"."t" is being changed online by execution e_other: let that end, or take it back first'
+        'the trigger "segue_tchange2_insert" on "public"."t" is of another tool\'s change or repacking: '
+        "let that end first",
+        '"public"."t" is being changed online by execution e_other: let that end (`segue status e_other`), or '
+        "`segue rollback e_other` takes it back",
     ]
+    run_sql(database, "UPDATE segue.change SET phase = 'reversible'")
+    assert "`segue change cleanup e_other --env ENV --now` ends it" in choosing.refusals(site, (member,))[1]
 
 
 def test_rows_that_do_not_fit_are_counted_before_anything_is_tried_in_place(

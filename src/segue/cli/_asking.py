@@ -33,7 +33,9 @@ Alter = Annotated[
 ]
 Columns = Annotated[
     str | None,
-    typer.Option("--columns", help="All columns in the order that they are to have: a,b,…", show_default=False),
+    typer.Option(
+        "--columns", help="Columns in the order that they are to have, a,b,…; others follow.", show_default=False
+    ),
 ]
 PartitionBy = Annotated[
     str | None, typer.Option("--partition-by", help='E.g. "RANGE (placed_at)".', show_default=False)
@@ -98,6 +100,9 @@ def asked(
     order = [word.strip() for word in columns.split(",")] if columns is not None else []
     if columns is not None and not all(order):
         raise UsageError(f'"{columns}" is no list of columns', hint="write for example --columns id,placed_at,total")
+    twice = next((word for word in order if order.count(word) > 1), None)
+    if twice is not None:
+        raise UsageError(f'"{twice}" stands twice in --columns', hint="name each column once; others follow")
     return Asked(
         table=table,
         alter=alter,

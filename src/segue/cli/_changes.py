@@ -101,6 +101,7 @@ def show(change: Mapping[str, Any], back: Mapping[str, Any] | None = None) -> No
             ("execution", f"{change['execution']} ({change['status']} in {change['environment']})"),
             ("phase", f"{change['phase']} ({int(change['percent'])} %)"),
             ("now", ", ".join(progress(change)) if change["driven"] and change["phase"] in AT_WORK else None),
+            ("stopped", _why(change["error"])),
             ("waits", "; ".join(in_the_way(change)) or None),
             ("felt", f"{change['impact']} impact on the application"),
             ("rows copied", _of(change["rows_copied"], change["total_rows"])),
@@ -135,6 +136,14 @@ def show(change: Mapping[str, Any], back: Mapping[str, Any] | None = None) -> No
                 for shadow in change["shadows"]
             ],
         )
+
+
+def _why(error: Mapping[str, Any] | None) -> str | None:
+    """Return why a change's execution failed, with what belongs to it."""
+    if not error:
+        return None
+    said = [str(error.get("message") or "")] + [str(line) for line in (error.get("details") or [])[:5]]
+    return "; ".join(words for words in said if words) or None
 
 
 def _of(rows: int, total: int | None) -> str | None:

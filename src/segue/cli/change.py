@@ -217,6 +217,16 @@ def conflicts(
         spare=["rule", "seen", "table"],
     )
     output.data()
+    lost = sum("no partition of relation" in one["message"] for one in rows)
+    if lost:
+        output.data(
+            f"For {lost if lost < total else 'all'} of these rows there is no partition: most likely one is missing."
+        )
+        output.data(
+            f"`segue rollback {content['execution']}` takes the change back; start it again with a partition for them "
+            "(PARTITION OF … DEFAULT takes every other row)."
+        )
+        output.data()
     output.data("One of these is enough for a row; it is taken in by itself then:")
     width = len(str(len(rows)))
     for at, one in enumerate(rows, 1):

@@ -22,7 +22,7 @@ from segue.ports import FORWARD, EffectKey, Patience
 from segue.services import environments, executions, plans, tuning, watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -49,7 +49,7 @@ _OVER = (
     OnlineChangePhase.ROLLED_BACK,
 )
 #: A change in one of these is to be swapped still.
-_GOING = tuple(phase for phase in OnlineChangePhase if phase not in _OVER)
+GOING = tuple(phase for phase in OnlineChangePhase if phase not in _OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,11 @@ def _parsed(table: str, commands: str, database: Database) -> None:
     try:
         database.alter_tables(f"ALTER TABLE {table}\n{commands}")
     except SqlSyntaxError as error:
+        if _headed(f"ALTER TABLE {table} ADD a int", database) is None:
+            raise InvalidInput(
+                f'"{table}" is no table as SQL writes it: {error.message}',
+                hint=f"a name that is a word of SQL, or has capitals or spaces, stands in quotes: '\"{table}\"'",
+            ) from error
         raise InvalidInput(
             f"ALTER TABLE {table} {' '.join(commands.split())}: {error.message}",
             hint='write what ALTER TABLE says, with or without its head, e.g. "ALTER id TYPE bigint"',
@@ -260,11 +265,16 @@ def _next(version: str) -> str:
 
 
 def find(
-    session: Session, word: str | None, environment: str | None = None, *, acting: bool = False, whole: bool = False
+    session: Session,
+    word: str | None,
+    environment: str | None = None,
+    *,
+    meant: Collection[OnlineChangePhase] = (),
+    whole: bool = False,
 ) -> OnlineChangeRow:
     """Return a change by its name, its table, its execution's id or the beginning of it; else the latest one.
 
-    With `environment`, of those there alone. `acting`: one that goes on is meant before others, and it must be clear
+    With `environment`, of those there alone. `meant`: one in such a phase before others, and it must be clear
     where; `whole`: the beginning of an id does not do. Raises NotFound, and UsageError where several are meant.
     """
     from sqlalchemy import select
@@ -282,16 +292,16 @@ def find(
                 f"there is no online change{where} yet",
                 hint='`segue change start TABLE "ALTER …" --env ENV` starts one',
             )
-        going = [row for row in rows if row.phase in _GOING] if acting else []
-        return _one(session, going, "the latest change", tables=False) if going else rows[0]
+        going = [row for row in rows if row.phase in meant]
+        return _one(session, going, "is meant", tables=False) if going else rows[0]
     for row in rows:
         if word in (row.change_name, row.execution_id):
             return row
     name = plain(word)
     of = [row for row in rows if name in (row.table_name, row.table_name.rpartition(".")[2], _qualified(session, row))]
     if of:
-        going = [row for row in of if row.phase in _GOING] if acting else []
-        return _one(session, going or of, f'"{word}"')
+        going = [row for row in of if row.phase in meant]
+        return _one(session, going or of, f'"{word}" is')
     begun = [row for row in rows if (row.execution_id or "").startswith(word)] if word and not whole else []
     if len({row.execution_id for row in begun}) > 1:
         raise UsageError(f'"{word}" is the beginning of several executions', hint="write more of it")
@@ -314,8 +324,8 @@ def _one(session: Session, rows: Sequence[OnlineChangeRow], words: str, *, table
         return rows[0]
     places = len({place for place, _ in seen})
     raise UsageError(
-        f"{words} is not one change: there are some "
-        + (f"in {places} environments" if places > 1 else "of several tables"),
+        f"it is not clear which change {words}: "
+        + (f"there are some in {places} environments" if places > 1 else "there are some of several tables"),
         details=[f'{row.execution_id}  {row.table_name} in "{place}"  {row.phase}' for (place, _), row in seen.items()],
         hint="say which: --env names the environment" if places > 1 else "write the schema too",
     )
@@ -360,6 +370,7 @@ def describe(session: Session, row: OnlineChangeRow) -> dict[str, Any]:
         "environment": execution.environment.name if execution is not None else None,
         "plan": execution.plan.plan_name if execution is not None else None,
         "status": execution.status if execution is not None else None,
+        "error": execution.error_details if execution is not None and execution.status == "failed" else None,
         "driven": watching.driven(execution) if execution is not None else False,
         "set": tuning.change_in(execution.tuning) if execution is not None else {},
     }
@@ -441,7 +452,7 @@ def set_(
     from segue.store.tables.executions import ExecutionRow
 
     with store.session() as session:
-        row = find(session, word, environment, acting=bool(changes))
+        row = find(session, word, environment, meant=GOING if changes else ())
         execution = session.get_one(ExecutionRow, row.execution_id)
         if changes and execution.status in tuning.OVER:
             raise Blocked(
@@ -456,7 +467,7 @@ def set_(
 def cut_over(store: Store, settings: Settings, word: str | None, environment: str | None = None) -> dict[str, Any]:
     """Let a change swap as soon as it can. Raises Blocked when it has swapped, or is over."""
     with store.session() as session:
-        row = find(session, word, environment, acting=True)
+        row = find(session, word, environment, meant=GOING)
         if row.phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED):
             raise Blocked(
                 f'the change of "{row.table_name}" in "{_environment(session, row)}" has swapped already: '
@@ -491,7 +502,7 @@ def ending(session: Session, environment: str, word: str | None = None, *, now: 
         query = _in(select(OnlineChangeRow).where(OnlineChangeRow.phase == OnlineChangePhase.REVERSIBLE), env_row.id)
         rows = session.scalars(query.order_by(OnlineChangeRow.started_at))
         return [row.change_name for row in rows if _why_not(session, row, now=now) is None]
-    row = find(session, word, environment, whole=now)
+    row = find(session, word, environment, meant=(OnlineChangePhase.REVERSIBLE,), whole=now)
     reason = _why_not(session, row, now=now)
     if reason is not None:
         raise Blocked(f'the way back of the change of "{row.table_name}" cannot end: {reason[0]}', hint=reason[1])

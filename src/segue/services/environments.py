@@ -193,7 +193,8 @@ def get(session: Session, name: str) -> EnvironmentRow:
     if close:
         hint = f'did you mean "{close[0]}"?'
     elif known:
-        hint = "known are " + ", ".join(known)
+        more = f" and {len(known) - 8} more; `segue env list` shows them" if len(known) > 9 else ""
+        hint = "known are " + ", ".join(known[:8] if more else known) + more
     else:
         hint = "there are none yet; add one with `segue env add`"
     raise NotFound(f'there is no environment "{name}"', hint=hint)

@@ -36,7 +36,9 @@ class OneTable(PlanModel):
     alter: list[str] = Field(
         default_factory=list, description="What ALTER TABLE says after the table's name; one or several, one copy."
     )
-    columns: list[str] = Field(default_factory=list, description="The columns in the order that they are to have.")
+    columns: list[str] = Field(
+        default_factory=list, description="Columns in the order that they are to have; others follow."
+    )
     partition_by: str | None = Field(default=None, description="Such as `RANGE (placed_at)`.")
     partitions: str | None = Field(
         default=None, description="SQL that creates the partitions, or the name of a file with it."

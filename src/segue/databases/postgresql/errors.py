@@ -43,6 +43,11 @@ _REFUSALS: tuple[tuple[str, type[SegueError], str], ...] = (
     (r"SSL|certificate", ConfigurationError, "check sslmode and the certificates"),
     (r"could not translate host name|Name or service not known|resolve", TargetUnreachable, "check the host's name"),
     (r"too many clients|remaining connection slots", TargetUnreachable, "the server has no connection left; try later"),
+    (
+        r"too many connections for (role|database)",
+        TargetUnreachable,
+        "its CONNECTION LIMIT is used up: try later, or have it raised",
+    ),
     (r"starting up|shutting down|recovery mode", TargetUnreachable, "try again in a moment"),
 )
 

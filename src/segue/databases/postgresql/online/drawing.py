@@ -309,7 +309,7 @@ def _ordered(change: TableChange, new: Definition) -> tuple[reading.Column, ...]
                 f'{change.table} has no column "{name}" after the change', hint=f"its columns are {', '.join(known)}"
             )
     if len(set(change.columns)) != len(change.columns):
-        raise StepFailed(f"{change.table}: a column stands twice in `columns`")
+        raise StepFailed(f"{change.table}: a column stands twice in `columns`", hint="name each column once")
     rest = [column for column in new.columns if column.name not in change.columns]
     return (*(known[name] for name in change.columns), *rest)
 

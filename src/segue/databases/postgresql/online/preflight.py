@@ -52,7 +52,7 @@ where n.nspname = 'segue' and c.relname = 'change' and pg_catalog.has_schema_pri
 """
 
 _CHANGES = """
-select c.id, c.execution, t.member -> 'table' ->> 'schema_name', t.member -> 'table' ->> 'name'
+select c.id, c.execution, t.member -> 'table' ->> 'schema_name', t.member -> 'table' ->> 'name', c.phase = 'reversible'
 from segue.change as c cross join lateral jsonb_array_elements(c.blueprint -> 'members') as t (member)
 where c.ended_at is null
 """
@@ -93,18 +93,32 @@ def standing(connection: Connection, oids: Sequence[int]) -> list[str]:
                 "the rows of the shadow, for which it has no table, and stop: no server can leave a table out of it; "
                 "publish the tables by name, or their schemas"
             )
-    busy = _busy(connection)
+    busy, ids = _busy(connection)
     for row in connection.execute(_TABLES.encode(), [list(oids)]):
-        found += _standing_table(row, role, busy, superuser=superuser)
+        *rest, tools, may = row
+        # Their own changes' triggers are told by what those are, on the table above where it is a partition.
+        others = [tool for tool in tools if not (tool.startswith("segue_") and tool[6:14] in ids)]
+        found += _standing_table((*rest, others, may), role, busy, superuser=superuser)
     return found
 
 
-def _busy(connection: Connection) -> dict[tuple[str, str], str]:
+def _busy(connection: Connection) -> tuple[dict[tuple[str, str], str], set[str]]:
+    """Return what is to be said of tables of changes that have not ended, and the ids of these changes."""
     known = connection.execute(_KEPT).fetchone()
     if known is None:
-        return {}
+        return {}, set()
     rows = connection.execute(_CHANGES.encode()).fetchall()
-    return {(schema, name): execution for _, execution, schema, name in rows}
+    said = {}
+    for _, execution, schema, name, swapped in rows:
+        table = Place(schema_name=schema, name=name)
+        said[schema, name] = (
+            f"{table} was changed by execution {execution}, whose way back is open: `segue change cleanup {execution} "
+            f"--env ENV --now` ends it, or `segue rollback {execution}` takes the change back"
+            if swapped
+            else f"{table} is being changed online by execution {execution}: let that end (`segue status "
+            f"{execution}`), or `segue rollback {execution}` takes it back"
+        )
+    return said, {change for change, *_ in rows}
 
 
 def _standing_table(
@@ -146,7 +160,7 @@ def _standing_table(
     for tool in tools:
         yield f'the trigger "{tool}" on {table} is of another tool\'s change or repacking: let that end first'
     if (schema, name) in busy:
-        yield f"{table} is being changed online by execution {busy[schema, name]}: let that end, or take it back first"
+        yield busy[schema, name]
 
 
 def _keyless(table: Definition) -> Iterator[Place]:

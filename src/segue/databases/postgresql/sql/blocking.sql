@@ -3,7 +3,14 @@ select
     b.pid,
     coalesce(
         nullif(a.application_name, ''), a.usename, a.backend_type,
-        case when b.pid = 0 then 'prepared transaction' when a.usesysid is null then 'autovacuum worker' end, '?'
+        case
+            when b.pid = 0 then concat_ws(' ', 'prepared transaction', (
+                select string_agg(distinct quote_literal(x.gid), ' or ') from pg_catalog.pg_locks as l
+                join pg_catalog.pg_prepared_xacts as x on l.virtualtransaction = '-1/' || x.transaction
+                where l.pid is null and l.granted and (l.relation = w.relation or l.transactionid = w.transactionid)
+            ))
+            when a.usesysid is null then 'autovacuum worker'
+        end, '?'
     ) as who,
     coalesce(a.state, a.backend_type, case when b.pid = 0 then 'prepared' end, 'there') as state,
     left(regexp_replace(coalesce(a.query, ''), '\s+', ' ', 'g'), 120) as query,

@@ -7,7 +7,13 @@ select
     coalesce(l.pid, 0) as pid,
     coalesce(
         nullif(a.application_name, ''), a.usename, a.backend_type,
-        case when l.pid is null then 'prepared transaction' when a.usesysid is null then 'autovacuum worker' end, '?'
+        case
+            when l.pid is null then concat_ws(' ', 'prepared transaction', (
+                select quote_literal(x.gid) from pg_catalog.pg_prepared_xacts as x
+                where l.virtualtransaction = '-1/' || x.transaction
+            ))
+            when a.usesysid is null then 'autovacuum worker'
+        end, '?'
     ) as who,
     coalesce(a.state, a.backend_type, case when l.pid is null then 'prepared' end, 'there') as state,
     left(regexp_replace(coalesce(a.query, ''), '\s+', ' ', 'g'), 120) as query,
