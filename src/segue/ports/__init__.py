@@ -63,6 +63,8 @@ class Blocker:
         what = f"{self.lock} on {self.table}" if self.table else self.lock
         since = f" for {self.seconds:.0f} s" if self.seconds is not None else ""
         query = f": {self.query}" if self.query else ""
+        if not self.pid:  # a prepared transaction is of no session
+            return f"{self.who} holds {what}"
         return f"pid {self.pid} ({self.who}, {self.state}{since}) holds {what}{query}"
 
 
@@ -81,6 +83,13 @@ class Waits:
     slices: int = 0
     seconds: float = 0.0
     blockers: list[Blocker] = field(default_factory=list)
+    #: The longest slice, in seconds: as long as that the application may have queued behind a try.
+    longest: float = 0.0
+    #: What was tried for last in vain; how long to rest between tries for it, and until which tick.
+    wanted: str = ""
+    pause: float = 0.0
+    until: float = 0.0
+    same: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ FIRST_SLICE = 0.1
 # A slice must end before the server's deadlock check would run in a session of the application that waits for us.
 SLICE_OF_DEADLOCK_TIMEOUT = 0.7
 LONGEST_PAUSE = 5.0
+# While the same session is in the way, tries take the application no larger share of its time than this.
+SHARE = 0.07
+# From this try on that meets the same session; one that is soon done is worth some quick ones.
+SAME = 3
 # Once its locks are held, a statement that only changes the catalog is over in milliseconds; one that is not must
 # not hold the application up.
 INSTANT_SECONDS = 5.0
@@ -81,14 +85,23 @@ def lock_in_slices(
     """Call `attempt(slice)` until it goes through; it raises NotThisTime when the slice was too short.
 
     `eye` is another session, which looks who stands in the way while the first one waits. Raises LockNotGranted, with
-    the sessions in the way, when `patience.locks` is over.
+    the sessions in the way, when `patience.locks` is over. Called again for the same locks, it goes on with the rest
+    that the last call had come to, which `waits` keeps.
     """
+    name = _name(statements)
+    if waits.wanted != name:
+        _forget(waits)
+    rest = waits.until - clock.ticks()
+    if rest > 0:
+        clock.sleep(min(rest, patience.locks))
     deadlock = _deadlock_timeout(connection)
     longest = deadlock * SLICE_OF_DEADLOCK_TIMEOUT
     piece = min(FIRST_SLICE, longest)
-    pause = 0.05
-    began = clock.ticks()
+    pause = waits.pause or 0.05
+    began = clock.ticks() - min(max(rest, 0.0), patience.locks)
     tried = 0
+    if rest > patience.locks:
+        raise _not_granted(name, patience, tried, waits.blockers)
     outlast = False
     while True:
         tried += 1
@@ -100,29 +113,54 @@ def lock_in_slices(
             with _watching(eye, connection.info.backend_pid, length * 0.6) as seen:
                 attempt(length)
         except NotThisTime:
-            waits.seconds += clock.ticks() - started
+            spent = clock.ticks() - started
         else:
+            _forget(waits)
             return
-        waits.slices += 1
-        waits.blockers = blockers = seen or find_blockers(connection, statements)
+        blockers = seen or find_blockers(connection, statements)
+        same = _count(waits, spent, blockers)
+        now = min(pause, LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311  jitter, not a secret
+        if same:
+            now = max(now, min(spent * (1 / SHARE - 1), LONGEST_PAUSE))
+        waits.wanted, waits.until = name, clock.ticks() + now
         waited = clock.ticks() - began
         if waited >= patience.locks:
-            raise LockNotGranted(
-                f"could not get the locks for {_name(statements)} within {duration(patience.locks)} "
-                f"({tried} tries, so that nobody queued behind them)",
-                details=[blocker.line() for blocker in blockers],
-                hint="end the sessions named, or run again when they are done; `lock_timeout` in the step sets how "
-                "long to try",
-            )
+            raise _not_granted(name, patience, tried, blockers)
         if tried in (1, 5) or tried % 20 == 0:
             note(f"waiting for locks ({duration(waited)})" + "".join(f"; {b.line()}" for b in blockers[:2]))
         outlast = False
         if blockers and all(blocker.autovacuum for blocker in blockers):
             ended = _end_autovacuum(connection, blockers)
             outlast = not ended and (tried - 1) % OUTLAST_EVERY == 0
-        piece = min(piece * 1.5, longest)
-        clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, patience.locks - waited)))  # noqa: S311  jitter, not a secret
-        pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, patience.locks / 10))
+        # Longer slices meet a gap between short transactions; a session that stays leaves none.
+        piece = min(FIRST_SLICE, longest) if same else min(piece * 1.5, longest)
+        clock.sleep(min(now, max(0.0, patience.locks - waited)))
+        pause = waits.pause = min(pause * 1.6, LONGEST_PAUSE, max(0.05, patience.locks / 10))
+
+
+def _count(waits: Waits, spent: float, blockers: Sequence[Blocker]) -> bool:
+    """Record a slice that was too short; return whether the same session has been in the way for some of them."""
+    waits.slices += 1
+    waits.seconds += spent
+    waits.longest = max(waits.longest, spent)
+    known = {blocker.pid for blocker in waits.blockers}
+    waits.blockers = list(blockers)
+    waits.same = waits.same + 1 if known & {blocker.pid for blocker in blockers} else 0
+    return waits.same >= SAME
+
+
+def _forget(waits: Waits) -> None:
+    waits.wanted, waits.pause, waits.until, waits.same = "", 0.0, 0.0, 0
+
+
+def _not_granted(name: str, patience: Patience, tried: int, blockers: Sequence[Blocker]) -> LockNotGranted:
+    tries = f"{tried} tries" if tried != 1 else "one try"
+    return LockNotGranted(
+        f"could not get the locks for {name} within {duration(patience.locks)} "
+        f"({tries}, so that nobody queued behind them)",
+        details=[blocker.line() for blocker in blockers],
+        hint="end the sessions named, or run again when they are done; `lock_timeout` in the step sets how long to try",
+    )
 
 
 @contextmanager
