@@ -13,6 +13,8 @@ from fix_online import Assemble, HandMade
 from fix_standbys import Server
 from fix_targets import Background, rows, run_sql, session, traffic, until, value
 
+from segue.databases.postgresql import parse
+from segue.databases.postgresql.locking import find_blockers
 from segue.databases.postgresql.online import drain, refusing
 from segue.errors import FenceLost, OutcomeUnknown, SegueError, StepFailed
 from segue.model.online import Drained
@@ -232,6 +234,9 @@ def test_a_two_phase_commit_is_drained_once_it_is_committed(logical_server: Serv
     change.settle()
     run_sql(url, "BEGIN", "DELETE FROM items WHERE id = 1", "PREPARE TRANSACTION 'drain'")
     assert (change.drain().keys, change.differences()) == (0, [])
+    # It is of no session: whoever waits for it is told its name, by which somebody can end it.
+    (held,) = find_blockers(change.site.look, parse.statements("LOCK TABLE items"))
+    assert held.line() == "prepared transaction 'drain' holds RowExclusiveLock on items"
     run_sql(url, "COMMIT PREPARED 'drain'")
     assert (change.drain().keys, change.differences()) == (1, [])
 

@@ -6,7 +6,8 @@ select
         case
             when b.pid = 0 then concat_ws(' ', 'prepared transaction', (
                 select string_agg(distinct quote_literal(x.gid), ' or ') from pg_catalog.pg_locks as l
-                join pg_catalog.pg_prepared_xacts as x on l.virtualtransaction = '-1/' || x.transaction
+                join pg_catalog.pg_locks as t on t.pid is null and t.virtualtransaction = l.virtualtransaction
+                join pg_catalog.pg_prepared_xacts as x on t.transactionid = x.transaction
                 where l.pid is null and l.granted and (l.relation = w.relation or l.transactionid = w.transactionid)
             ))
             when a.usesysid is null then 'autovacuum worker'

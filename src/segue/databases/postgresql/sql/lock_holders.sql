@@ -9,8 +9,9 @@ select
         nullif(a.application_name, ''), a.usename, a.backend_type,
         case
             when l.pid is null then concat_ws(' ', 'prepared transaction', (
-                select quote_literal(x.gid) from pg_catalog.pg_prepared_xacts as x
-                where l.virtualtransaction = '-1/' || x.transaction
+                select quote_literal(x.gid) from pg_catalog.pg_locks as t
+                join pg_catalog.pg_prepared_xacts as x on t.transactionid = x.transaction
+                where t.pid is null and t.virtualtransaction = l.virtualtransaction
             ))
             when a.usesysid is null then 'autovacuum worker'
         end, '?'
