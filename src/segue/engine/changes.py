@@ -466,7 +466,8 @@ class Change:
             if seen >= _FELT * total:
                 whole = one
                 break
-        lock = max((self._metrics.get(name) or 0.0 for name in ("swap_lock_ms", "swap_back_lock_ms")), default=0.0)
+        locks = ("swap_lock_ms", "swap_back_lock_ms", "swap_stall_ms")
+        lock = max((self._metrics.get(name) or 0.0 for name in locks), default=0.0)
         levels = list(ImpactLevel)
         self._impact = levels[max(levels.index(whole), levels.index(_level(lock, _LOCK_MS)))]
 

@@ -347,7 +347,11 @@ class Workflow:
                     cancel=tuple(run.tuned().get("cancel_blockers") or self._manner.cancel_blockers),
                 )
             except LockNotGranted as refused:
-                self._record.measure(waiting="the swap waits for its locks", blockers=refused.details[:5] or None)
+                self._record.measure(
+                    waiting="the swap waits for its locks",
+                    blockers=refused.details[:5] or None,
+                    swap_stall_ms=round(run.target.waits.longest * 1000, 2),
+                )
                 if left <= TRY_SECONDS:
                     raise
                 continue

@@ -70,7 +70,11 @@ OUTLAST_EVERY = 4
 
 
 class NotThisTime(Exception):
-    """A slice ended without the lock."""
+    """A slice ended without the lock; `blockers` where it is known who else is in the way."""
+
+    def __init__(self, blockers: Sequence[Blocker] = ()) -> None:
+        super().__init__()
+        self.blockers = list(blockers)
 
 
 def lock_in_slices(
@@ -112,8 +116,9 @@ def lock_in_slices(
         try:
             with _watching(eye, connection.info.backend_pid, length * 0.6) as seen:
                 attempt(length)
-        except NotThisTime:
+        except NotThisTime as late:
             spent = clock.ticks() - started
+            seen = late.blockers or seen
         else:
             _forget(waits)
             return

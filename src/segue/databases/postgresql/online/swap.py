@@ -10,7 +10,7 @@ from psycopg import sql
 from segue import clock
 from segue.databases.postgresql import history, parse
 from segue.databases.postgresql.locking import NotThisTime, find_blockers, set_local, take_locks
-from segue.databases.postgresql.online import alive, capture, dependents, moves
+from segue.databases.postgresql.online import alive, capture, dependents, moves, snapshots
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.watching import signature
 from segue.engine import journal
@@ -77,6 +77,8 @@ def swap(
     StepFailed when rows differ or somebody has changed a table.
     """
     moving = move(site, blueprint, direction)
+    # Right before it everything was brought up to date: who begins later sees that.
+    since = snapshots.now(site.look)
     tries = 0
     done: list[Swapped] = []
 
@@ -89,6 +91,8 @@ def swap(
         try:
             if alive.emptied(connection, blueprint):
                 raise Behind("the server has emptied unlogged tables when it started after a crash")
+            if old := snapshots.older(connection, since, site.lease.application):
+                raise NotThisTime(old)
             keys = _drain(connection, blueprint, drainers, direction, most, budget, barrier)
             check(connection, drainers)
             if signature(connection, blueprint, direction) != expected:
@@ -228,6 +232,7 @@ def rehearse(site: Site, blueprint: Blueprint, probes: int, direction: str = FOR
         else:
             granted += 1
         longest = max(longest, (clock.ticks() - began) * 1000)
+    blockers += [old.line() for old in snapshots.older(site.look, snapshots.now(site.look), site.lease.application)]
     return Rehearsed(probes, granted, longest, tuple(dict.fromkeys(blockers)))
 
 
