@@ -59,7 +59,7 @@ class Rule:
 def required(table: Place, column: str) -> Rule:
     """Return the rule that a column is not NULL."""
     query = sql.SQL("select from {} where {} is null").format(table.sql, sql.Identifier(column))
-    return Rule(str(table), f"{quoted(column)} NOT NULL", query)
+    return Rule(str(table), f"NOT NULL of {quoted(column)}", query)
 
 
 def unique(table: Place, keys: Sequence[str], *, nulls: bool) -> Rule:
@@ -124,8 +124,8 @@ def misfits(connection: Connection, rules: Sequence[Rule]) -> list[str]:
     for rule in rules:
         number = _count(connection, rule)
         many = f"more than {count(MOST_CONFLICTS)}" if number > MOST_CONFLICTS else count(number)
-        noun = "row does" if number == 1 else "rows do"
-        line = f"{many} {noun} not fit {rule.words} of {rule.table}"
+        noun = "row" if number == 1 else "rows"
+        line = f"{many} {noun} of {rule.table} {'does' if number == 1 else 'do'} not fit {rule.words}"
         if number > MOST_CONFLICTS:
             raise StepFailed(line, hint="nothing was changed; mend the rows beforehand, or change the definition")
         if number:
