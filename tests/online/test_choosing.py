@@ -222,7 +222,7 @@ def test_rows_that_do_not_fit_are_counted_before_anything_is_tried_in_place(
         "ADD CONSTRAINT c CHECK (t.a > 3)": '3 rows of "public"."t" do not fit "c"',
         'ADD UNIQUE ("B")': '5 rows of "public"."t" do not fit UNIQUE ("B")',
         "ADD FOREIGN KEY (o) REFERENCES o": '2 rows of "public"."t" do not fit FOREIGN KEY ("o") REFERENCES "o"',
-        "ADD FOREIGN KEY (o) REFERENCES public.o (id)": '2 rows of "public"."t" do not fit FOREIGN KEY ("o") REFERENCES ',
+        "ADD FOREIGN KEY (o) REFERENCES public.o (id)": '2 rows of "public"."t" do not fit FOREIGN KEY ("o") REF',
     }
     for alter, line in refused.items():
         choice = choosing.choose(site, ChangeSpec((TableChange("t", (alter,)),)))
