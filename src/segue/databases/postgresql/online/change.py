@@ -300,6 +300,7 @@ class PostgresChange:
             # Captured anew, the tables must still be what they were.
             if "signature" not in self._detail:
                 self._detail = {**self._detail, "signature": watching.signature(self._site.work, drawn, FORWARD)}
+            self._detail = {**self._detail, "triggers": watching.captured(self._site.work, drawn, FORWARD)}
             self._advance(Phase.COPYING_DATA, detail=self._detail)
 
     # -- copying
@@ -568,6 +569,9 @@ class PostgresChange:
                 self._reader.check()
             if self._phase in (Phase.REVERSIBLE, Phase.COMPLETED, Phase.ROLLED_BACK):
                 return
+            triggers = self._detail.get("triggers")
+            if triggers is not None and watching.captured(self._site.look, self.blueprint, FORWARD) != triggers:
+                raise watching.missed(FORWARD)
             if watching.signature(self._site.look, self.blueprint, FORWARD) != self._detail["signature"]:
                 raise StepFailed(
                     "somebody has changed the tables since the change began: "
@@ -629,7 +633,7 @@ class PostgresChange:
                 )
         reader = self._reader
         key = EffectKey(self._key.execution, self._key.plan, self._key.plan_hash, self._key.step, direction, swap.SWAP)
-        return swap.swap(
+        swapped = swap.swap(
             self._site,
             drawn,
             {number: drainer for (way, number), drainer in self._swappers.items() if way == direction},
@@ -640,9 +644,13 @@ class PostgresChange:
             note=note,
             most=most,
             expected=expected,
+            triggers=self._detail.get("triggers" if direction == FORWARD else f"triggers after {FORWARD}"),
             check=self._orphans(direction).check,
             barrier=reader.barrier if reader is not None and direction == FORWARD else None,
         )
+        row = self._site.look.execute("select detail from segue.change where id = %s", [drawn.id]).fetchone()
+        self._detail = row[0] if row else self._detail
+        return swapped
 
     def complete(self, patience: Patience, note: Callable[[str], None], boundary: Callable[[], None]) -> None:
         """Do what was left for after the swap."""
@@ -739,6 +747,9 @@ class PostgresChange:
                 )
                 + "; `segue change cleanup` ends the way back",
             )
+        triggers = self._detail.get(f"triggers after {FORWARD}")
+        if triggers is not None and watching.captured(self._site.look, drawn, BACKWARD) != triggers:
+            raise watching.missed(BACKWARD)
         if "after" not in self._detail:
             return  # it was killed right after the swap, and nobody had time to change anything
         if watching.signature(self._site.look, drawn, BACKWARD) != self._detail["after"]:

@@ -12,7 +12,7 @@ from segue.databases.postgresql import history, parse
 from segue.databases.postgresql.locking import NotThisTime, find_blockers, set_local, take_locks
 from segue.databases.postgresql.online import alive, capture, dependents, moves, snapshots
 from segue.databases.postgresql.online.blueprint import Place
-from segue.databases.postgresql.online.watching import signature
+from segue.databases.postgresql.online.watching import captured, missed, signature
 from segue.engine import journal
 from segue.errors import LockNotGranted, StepFailed
 from segue.model.online import Rehearsed, Swapped
@@ -65,12 +65,14 @@ def swap(
     note: Callable[[str], None],
     most: int,
     expected: str,
+    triggers: str | None,
     check: Callable[[psycopg.Connection[Any], Mapping[int, Drainer]], None],
     barrier: Callable[[float], None] | None = None,
 ) -> Swapped:
     """Swap in `direction`; FORWARD puts the shadows in place, BACKWARD the old tables.
 
-    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have; `check` looks at
+    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have,
+    `triggers` that of the change's own triggers, where it is known; `check` looks at
     the rows once they are up to date, and raises LockNotGranted where some do not fit; `barrier` waits until a log
     that lags behind holds all that was committed before the locks. Raises Behind when more than `most` keys have to be
     drained under the locks or the `budget` of seconds is used up, LockNotGranted when the locks are not to be had,
@@ -95,6 +97,8 @@ def swap(
                 raise NotThisTime(old)
             keys = _drain(connection, blueprint, drainers, direction, most, budget, barrier)
             check(connection, drainers)
+            if triggers is not None and captured(connection, blueprint, direction) != triggers:
+                raise missed(direction)
             if signature(connection, blueprint, direction) != expected:
                 raise StepFailed(
                     "somebody has changed the tables since the change began",
@@ -105,10 +109,18 @@ def swap(
             raise Behind(f"the swap took longer than {budget:g} s under its locks, and was given up") from error
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             raise NotThisTime from error
-        phase = "reversible" if direction == FORWARD else "rolled-back"
+        forward = direction == FORWARD
+        phase = "reversible" if forward else "rolled-back"
         connection.execute(
-            "update segue.change set phase = %s, swapped_at = clock_timestamp(), fence = %s where id = %s",
-            [phase, site.lease.fence, blueprint.id],
+            "update segue.change set phase = %s, swapped_at = clock_timestamp(), fence = %s, "
+            "detail = detail || pg_catalog.jsonb_build_object(%s::text, %s::text) where id = %s",
+            [
+                phase,
+                site.lease.fence,
+                f"triggers after {direction}",
+                captured(connection, blueprint, BACKWARD) if forward else "",
+                blueprint.id,
+            ],
         )
         history.write(connection, key, fence=site.lease.fence, state="done", statement=moving, detail={"keys": keys})
         journal.point("online-swap-before-commit")
