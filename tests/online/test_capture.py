@@ -439,7 +439,7 @@ def test_nothing_is_left_of_a_capture_that_was_removed(database: str, assemble: 
     run_sql(database, *ITEMS, *PARTED)
     change = assemble(database, table, SHAPE if table == "items" else "(id bigint, day int, n int)")
     for _ in range(2):
-        capture.remove(change.site, change.relations, CHANGE, PATIENCE, change.notes.append)
+        capture.remove(change.site, CHANGE, (), PATIENCE, change.notes.append)
         change.site.work.execute(capture.drop_log_sql(change.log))
     assert rows(database, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal") == []
     assert rows(database, "SELECT proname FROM pg_proc WHERE pronamespace = 'segue'::regnamespace") == []

@@ -59,3 +59,27 @@ def test_the_way_back_is_refused_where_writes_went_past_its_log(database: str, s
     with pytest.raises(StepFailed, match="writes may have been missed"):
         shops.rollback()
     assert value(database, "select v from t where id = 1") == -1
+
+
+@pytest.mark.parametrize("renamed", ["alter table t rename to t9", "create schema zz; alter table t set schema zz"])
+def test_a_table_under_another_name_is_left_as_it_was(
+    database: str, shops: Shops, monkeypatch: pytest.MonkeyPatch, renamed: str
+) -> None:
+    run_sql(database, *TABLE)
+    shops.open("shop", database)
+    settle = PostgresChange.settle
+
+    def before(self: PostgresChange, *args: object) -> object:
+        run_sql(database, renamed)
+        return settle(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PostgresChange, "settle", before)
+    with pytest.raises(StepFailed):
+        shops.run(shops.add(PLAN))
+    shops.rollback()
+    left = (
+        "select (select count(*) from pg_trigger where tgname like 'segue%') + "
+        "(select count(*) from pg_namespace where nspname like 'segue\\_%') + "
+        "(select count(*) from pg_class where relname like '%\\_log\\_%' and relnamespace = 'segue'::regnamespace)"
+    )
+    assert value(database, left) == 0

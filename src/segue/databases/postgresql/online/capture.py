@@ -10,13 +10,14 @@ from psycopg import sql
 from segue.databases.postgresql import parse
 from segue.databases.postgresql.locking import NotThisTime, lock_in_slices, set_local
 from segue.databases.postgresql.online import moves
+from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.wording import comma, is_exact, key_names, key_type
 from segue.engine import journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from segue.databases.postgresql.online.blueprint import Flow, Place, Relation
+    from segue.databases.postgresql.online.blueprint import Flow, Relation
     from segue.databases.postgresql.online.site import Site
     from segue.ports import Patience
 
@@ -190,6 +191,18 @@ def trigger_events(relation: Relation) -> tuple[str, ...]:
     return (TRUNCATE,) if relation.kind == "p" else (*ROWS, TRUNCATE)
 
 
+# A trigger of a partitioned table goes with its parts in the partitions.
+_OURS = """
+select n.nspname, c.relname, array_agg(t.tgname::text order by t.tgname)
+from pg_catalog.pg_trigger as t
+join pg_catalog.pg_class as c on c.oid = t.tgrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where pg_catalog.starts_with(t.tgname, %s) and not t.tgisinternal and t.tgparentid = 0 and n.nspname <> all(%s)
+group by c.oid, n.nspname, c.relname
+order by c.oid
+"""
+
+
 def trigger_name(change_id: str, what: str) -> str:
     """Return what a trigger of a change is called."""
     return f"segue_{change_id}_{what}"
@@ -276,27 +289,18 @@ def drop_log_sql(log: Place) -> sql.Composed:
     )
 
 
-def remove(
-    site: Site,
-    relations: Sequence[Relation],
-    change_id: str,
-    patience: Patience,
-    note: Callable[[str], None],
-    *,
-    moved: bool = False,
-) -> None:
-    """Take the triggers off, one table at a time; the application waits for a slice of time at most."""
-    for relation in relations:
-        place = _place(relation, moved=moved)
-        names = [trigger_name(change_id, what) for what in (*trigger_events(relation), moves.MOVED)]
-        standing = site.look.execute(
-            "select true from pg_catalog.pg_trigger as t join pg_catalog.pg_class as c on c.oid = t.tgrelid "
-            "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
-            "where n.nspname = %s and c.relname = %s and t.tgname = any(%s) limit 1",
-            [place.schema_name, place.name, names],
-        ).fetchone()
-        if standing is None:
-            continue
-        dropped = drop_sql([relation], change_id, moved=moved)
+def remove(site: Site, change_id: str, besides: Sequence[str], patience: Patience, note: Callable[[str], None]) -> None:
+    """Take the triggers off, one table at a time; the application waits for a slice of time at most.
+
+    They are taken off wherever they are, whatever their tables are called by now, but for tables in the schemas
+    `besides`, which are dropped as a whole.
+    """
+    found = site.look.execute(_OURS.encode(), [trigger_name(change_id, ""), list(besides)]).fetchall()
+    for schema_name, name, triggers in found:
+        place = Place(schema_name=schema_name, name=name)
+        dropped = sql.SQL(";\n").join(
+            sql.SQL("drop trigger if exists {} on {}").format(sql.Identifier(trigger), place.sql)
+            for trigger in triggers
+        )
         _locked(site, place, "access exclusive", dropped, patience, note)
         journal.point("online-uncaptured")

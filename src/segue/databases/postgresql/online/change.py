@@ -808,7 +808,7 @@ class PostgresChange:
                 journal.point("online-given-up")
             if self.blueprint.strategy == "ghost":
                 ghost.end(self._site, self.blueprint)
-            swap.remove(self._site, self.blueprint, patience, note, direction=BACKWARD)
+            swap.remove(self._site, self.blueprint, patience, note)
             with self._site.transaction() as connection:
                 self._keep(connection, ended_at=clock.now())
 
@@ -822,7 +822,7 @@ class PostgresChange:
                 with self._site.transaction() as connection:
                     self._keep(connection, detail=self._detail)
                 journal.point("online-retiring")
-            swap.remove(self._site, self.blueprint, patience, note, direction=FORWARD)
+            swap.remove(self._site, self.blueprint, patience, note)
             shadow.remove_extras(self._site, self.blueprint, patience, note)
             with self._site.transaction() as connection:
                 self._keep(connection, phase=Phase.COMPLETED.value, ended_at=clock.now())

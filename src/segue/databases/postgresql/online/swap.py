@@ -265,13 +265,9 @@ def cancel(site: Site, applications: Sequence[str], note: Callable[[str], None])
             note(f"may not be cancelled by this role: {blocker.line()}")
 
 
-def remove(
-    site: Site, blueprint: Blueprint, patience: Patience, note: Callable[[str], None], *, direction: str
-) -> None:
-    """Remove what a change made that is over: FORWARD, the old tables of one that took place; BACKWARD, the shadows."""
-    for member in blueprint.members:
-        relations = member.new if direction == FORWARD else member.old
-        capture.remove(site, relations, blueprint.id, patience, note, moved=direction == FORWARD)
+def remove(site: Site, blueprint: Blueprint, patience: Patience, note: Callable[[str], None]) -> None:
+    """Remove what a change made that is over: the old tables of one that took place, else the shadows."""
+    capture.remove(site, blueprint.id, (blueprint.new_schema, blueprint.old_schema), patience, note)
     for schema in (blueprint.new_schema, blueprint.old_schema):
         _drop_schema(site, schema)
     with site.transaction() as connection:
