@@ -83,3 +83,22 @@ def test_a_table_under_another_name_is_left_as_it_was(
         "(select count(*) from pg_class where relname like '%\\_log\\_%' and relnamespace = 'segue'::regnamespace)"
     )
     assert value(database, left) == 0
+
+
+def test_a_later_change_of_a_neighbour_closes_no_way_back(database: str, shops: Shops) -> None:
+    run_sql(
+        database,
+        "create table t (id int primary key, v int)",
+        "insert into t values (1, 1)",
+        "create table lines (id int primary key, v int references t)",
+        "insert into lines values (1, 1)",
+    )
+    shops.open("shop", database)
+    one = shops.run(shops.add(PLAN)).execution
+    other = PLAN.replace("plan: reshape", "plan: other").replace("table: t, alter", "table: lines, keys: false, alter")
+    two = shops.run(shops.add(other.replace("ALTER v TYPE bigint", "ALTER id TYPE bigint"))).execution
+    shops.rollback(two)
+    shops.rollback(one)
+    for table, column in (("t", "v"), ("lines", "id")):
+        assert value(database, f"select pg_typeof({column})::text from {table}") == "integer"
+    assert value(database, "select count(*) from pg_constraint where confrelid = 't'::regclass and convalidated") == 1

@@ -43,8 +43,8 @@ select pg_catalog.md5(coalesce(pg_catalog.string_agg(line, e'\\n' order by line)
     union all
     -- Segue itself makes a foreign key anew when the table at its other end is changed: what it says counts.
     select pg_catalog.concat_ws(' ', 'constraint', case when c.contype <> 'f' then c.oid end, c.conname,
-        c.convalidated, c.condeferrable, c.condeferred, c.conrelid, c.confrelid, c.conkey::text, c.confkey::text,
-        c.confupdtype, c.confdeltype, c.confmatchtype)
+        c.convalidated, c.condeferrable, c.condeferred, c.conrelid::pg_catalog.regclass,
+        case when c.contype = 'f' then pg_catalog.pg_get_constraintdef(c.oid) end)
     from pg_catalog.pg_constraint as c
     where c.conrelid in (select oid from tables) or c.confrelid in (select oid from tables)
     union all
