@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from segue.databases.postgresql.online import altering, reading, settings, writing
+from segue.databases.postgresql.online import altering, faithful, reading, settings, writing
 from segue.databases.postgresql.online.altering import Value
 from segue.databases.postgresql.online.blueprint import Flow, KeyColumn, Mapped, Place
 from segue.databases.postgresql.online.writing import name as quoted
@@ -91,7 +91,7 @@ def flows(
     before, after = _Side.of(connection, old, old_schema), _Side.of(connection, new, new_schema)
     values = {column.name: alteration.values.get(column.name) for column in new.columns}
     following = {value.follows: column for column, value in values.items() if value is not None}
-    key = _key(change, old, new, values, following, spec)
+    key = _key(connection, change, before, after, values, following, spec)
     home = Place(schema_name=old.schema_name, name=old.name)
     forward = Flow(
         source=home,
@@ -312,14 +312,16 @@ def _backward(
 
 
 def _key(
+    connection: Connection,
     change: TableChange,
-    old: Definition,
-    new: Definition,
+    before: _Side,
+    after: _Side,
     values: Mapping[str, Value | None],
     following: Mapping[str, str],
     spec: ChangeSpec,
 ) -> Key:
     """Return the key that is walked: one that the new table has too, best as a unique index."""
+    old, new = before.table, after.table
     if not old.keys:
         raise StepFailed(
             f"{change.table} has no primary key and no unique index over NOT NULL columns",
@@ -327,7 +329,12 @@ def _key(
         )
     survivors, reasons = [], []
     for key in old.keys:
-        reason = next((why for column in key.columns if (why := _lost(column, new, values, following, spec))), None)
+        reasons_why = (
+            _lost(column, new, values, following, spec)
+            or _mingled(connection, before, after, column, following[column], spec)
+            for column in key.columns
+        )
+        reason = next((why for why in reasons_why if why), None)
         if reason is None:
             survivors.append(key)
         else:
@@ -360,6 +367,24 @@ def _lost(
     found = _column(new, became)
     if spec.reversible and not (found.not_null and found.not_null_valid):
         return f'"{became}" may be NULL afterwards, and such a row could not be brought back'
+    return None
+
+
+def _mingled(
+    connection: Connection, before: _Side, after: _Side, column: str, became: str, spec: ChangeSpec
+) -> str | None:
+    """Return why keys that are apart could be one on the other side: a row would take the place of another."""
+    came, goes = before.bases[column], after.bases[became]
+    was, is_ = _column(before.table, column), _column(after.table, became)
+    exact = faithful.is_deterministic(connection, is_.collation)
+    if not (faithful.is_faithful(came, goes) and (exact or was.collation == is_.collation)):
+        return f'values of "{column}" that are apart as {was.type} could be the same, or none, as {is_.type}'
+    exact = faithful.is_deterministic(connection, was.collation)
+    if spec.reversible and not (faithful.is_faithful(goes, came) and (exact or was.collation == is_.collation)):
+        return (
+            f'values of "{became}" that are apart as {is_.type} could be the same, or none, as {was.type}: such rows '
+            "could not be brought back (without a way back it would go)"
+        )
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.online import digest
 from segue.databases.postgresql.online.blueprint import KeyColumn
 from segue.databases.postgresql.online.ghost import ReaderBehind
-from segue.databases.postgresql.online.wording import Wording, comma, key_names, key_type
+from segue.databases.postgresql.online.wording import WHOLE, Wording, comma, compare_alike, key_names, key_type, plain
 from segue.engine import journal
 from segue.errors import InternalError, OutcomeUnknown, SegueError, StepFailed
 from segue.model.online import Verified
@@ -85,10 +84,7 @@ join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 where n.nspname = %s and c.relname = %s and a.attname = %s and a.attnum > 0 and not a.attisdropped
 """
 _DEFAULT = 'pg_catalog."default"'
-_WHOLE = ("smallint", "integer", "bigint")
-_TEXTS = ("text", "character varying")
 _MOMENTS = ("date", "timestamp without time zone", "timestamp with time zone")
-_MODIFIER = re.compile(r"\(\d+(,-?\d+)?\)")
 
 _RECORDED = """
 select after, until from segue.verified
@@ -224,19 +220,16 @@ class Phrases:
         if not not_null:
             self.nullable.append(column.into)
         name = sql.Identifier(digest.INTO, column.into)
-        came = _MODIFIER.sub("", key_type(connection, column)[0])
-        goes = _MODIFIER.sub(
-            "", key_type(connection, KeyColumn(name=column.into, type=column.into_type, into="", into_type=""))[0]
-        )
+        came, goes = plain(connection, column.type), plain(connection, column.into_type)
         same_order = (column.collation or _DEFAULT) == (collation or _DEFAULT)
         collate = sql.SQL(f" collate {column.collation}" if column.collation else "")
-        if came in _WHOLE and goes in _WHOLE:
+        if compare_alike(came, goes) and same_order:
             # As it is: a key of the source may be too large for the other side's type.
-            self._into_key.append(name)
+            self._into_key.append(name + collate)
             self._into_casts.append(f"::{column.type}")
         elif same_order and _keeps_order(came, goes):
             self._into_key.append(name + collate)
-            self._into_casts.append(f"::{column.type}::{column.into_type}")
+            self._into_casts.append(f"::{column.type}::{goes}")
         else:
             self.ordered = False
             if not column.collation and collation:
@@ -319,7 +312,7 @@ class Phrases:
 
     def rows(self, side: str, of: Range, standing: Standing) -> sql.Composed:
         """Return the query of a range's rows: the key as the other side has it, as the source has it, the hashes."""
-        there = self.wording.into_key() if side == "into" else self.wording.cast_key(self.wording.key())
+        there = self.wording.into_key() if side == "into" else self.wording.written_key()
         return sql.SQL("select array[{}], {}, {} from {} where {}").format(
             comma(sql.SQL("({})::text").format(part) for part in there),
             self.key_text(side),
@@ -806,6 +799,6 @@ def _one(
 
 def _keeps_order(came: str, goes: str) -> bool:
     """Return whether the cast of one type to another keeps the order of its values."""
-    if came == goes or (came in _TEXTS and goes in _TEXTS) or (came in _MOMENTS and goes in _MOMENTS):
+    if came in _MOMENTS and goes in _MOMENTS:
         return True
-    return (came in _WHOLE and goes == "numeric") or (came == "real" and goes == "double precision")
+    return (came in WHOLE and goes == "numeric") or (came == "real" and goes == "double precision")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from segue.databases.postgresql.online.blueprint import KeyColumn
 from segue.errors import StepFailed
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from segue.databases.postgresql.online.blueprint import Flow, KeyColumn, Place
+    from segue.databases.postgresql.online.blueprint import Flow, Place
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -60,6 +62,12 @@ EXACT = (
 )
 
 
+#: Plain types of which each compares with the others in one index.
+WHOLE = ("smallint", "integer", "bigint")
+TEXTS = ("text", "character varying")
+_MODIFIER = re.compile(r"\(\d+(,-?\d+)?\)")
+
+
 def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
     """Join parts with commas."""
     return sql.SQL(", ").join(parts)
@@ -80,6 +88,17 @@ def key_type(connection: Connection, column: KeyColumn) -> tuple[str, bool]:
     return row[0], row[1]
 
 
+def plain(connection: Connection, type_: str) -> str:
+    """Return a type without its modifier, of a domain that of its base."""
+    column = KeyColumn(name="", type=type_, into="", into_type="")
+    return _MODIFIER.sub("", key_type(connection, column)[0])
+
+
+def compare_alike(came: str, goes: str) -> bool:
+    """Return whether values of two plain types compare with each other as they are, in one index."""
+    return came == goes or (came in WHOLE and goes in WHOLE) or (came in TEXTS and goes in TEXTS)
+
+
 def is_exact(connection: Connection, key: Sequence[KeyColumn]) -> bool:
     """Return whether of equal keys one says as much as all."""
     return all(key_type(connection, column)[1] for column in key)
@@ -97,6 +116,9 @@ class Wording:
         self.into = self._only(connection, flow.into)
         self.exact = is_exact(connection, flow.key)
         self._into_collations = [self._collation(connection, column.into) for column in flow.key]
+        types = [(plain(connection, column.type), plain(connection, column.into_type)) for column in flow.key]
+        self._into_casts = ["" if compare_alike(came, goes) else f"::{goes}" for came, goes in types]
+        self._same = [came == goes for came, goes in types]
         names = [column.into for column in flow.columns]
         values = [column.expression for column in flow.columns]
         self.insert = self._insert(names, values)
@@ -148,10 +170,24 @@ class Wording:
         return [sql.Identifier("segue_into", column.into) for column in self.flow.key]
 
     def cast_key(self, parts: Sequence[sql.Composable]) -> list[sql.Composed]:
-        """Return a key of the source as the destination has it."""
+        """Return a key of the source to be compared with the destination's.
+
+        It is neither rounded nor cut, nor can it fail: a key that the destination cannot hold just meets no row there.
+        """
         return [
-            sql.SQL("({})::{}").format(part, sql.SQL(column.into_type + (f" collate {collation}" if collation else "")))
-            for part, column, collation in zip(parts, self.flow.key, self._into_collations, strict=True)
+            sql.SQL("({}){}").format(part, sql.SQL(cast + (f" collate {collation}" if collation else "")))
+            for part, cast, collation in zip(parts, self._into_casts, self._into_collations, strict=True)
+        ]
+
+    def written_key(self) -> list[sql.Composed]:
+        """Return the source's key as the destination writes it: a numeric with as many digits."""
+        return [
+            sql.SQL("({})::{}").format(part, sql.SQL(column.into_type))
+            if alike and column.type != column.into_type
+            else cast
+            for part, cast, column, alike in zip(
+                self.key(), self.cast_key(self.key()), self.flow.key, self._same, strict=True
+            )
         ]
 
 
