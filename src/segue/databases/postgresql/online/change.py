@@ -56,6 +56,9 @@ WATCH_SECONDS = 1.0
 #: Keys in a drain while no unique index but the key's exists.
 DRAIN_KEYS = 2_000
 FEW_KEYS = 100
+#: How often rows that refer to nothing are looked for again before they are believed, while others are written.
+TRIES = 3
+ORPHANED = "23503"
 #: A source that was emptied is brought up to date by its log, if that has fewer entries than this; else copied anew.
 FRESH = 200_000
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -721,11 +724,25 @@ class PostgresChange:
                     if drained.keys < FEW_KEYS:
                         break
             # What the new tables allow: the application may have used it.
-            self._orphans(BACKWARD).again()
-            for member in self.blueprint.members:
-                self._drain(member, None, compare=False, direction=BACKWARD)
+            self._fit_again(BACKWARD)
             self._take_out(BACKWARD, lambda _: None, lambda: None, every=False)
-            return conflicts.listed(self._site.look, self.blueprint, 1000, direction=BACKWARD)
+            lost = conflicts.listed(self._site.look, self.blueprint, 1000, direction=BACKWARD)
+            for _ in range(TRIES):
+                if all(one.sqlstate != ORPHANED for one in lost):
+                    break
+                # Each table is brought up to date by itself: a row may have come before the one that it refers to.
+                self._fit_again(BACKWARD)
+                lost = conflicts.listed(self._site.look, self.blueprint, 1000, direction=BACKWARD)
+            return lost
+
+    def _fit_again(self, direction: str) -> None:
+        """Bring everything up to date, and then the rows that what they refer to is there for by now."""
+        for _ in range(2):
+            for member in self.blueprint.members:
+                self._drain(member, None, compare=False, direction=direction)
+            self._orphans(direction).again()
+        for member in self.blueprint.members:
+            self._drain(member, None, compare=False, direction=direction)
 
     def _check_way_back(self) -> None:
         drawn = self.blueprint
