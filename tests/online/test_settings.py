@@ -11,9 +11,17 @@ from segue.errors import StepFailed
 from segue.model.online import ChangeSpec, TableChange
 
 
-def draw(open_target: Open, url: str, *alter: str, reversible: bool = False) -> None:
+def draw(open_target: Open, url: str, *alter: str, reversible: bool = False) -> bool:
+    """Draw a change up; return whether its values are those that an ordinary session's ALTER TABLE gives."""
     spec = ChangeSpec(tables=(TableChange("t", alter),), reversible=reversible)
-    shadow.draw_up(site_of(open_target(url)), "settings", spec, "shadow-table")
+    site = site_of(open_target(url))
+    (member,) = shadow.draw_up(site, "settings", spec, "shadow-table")
+    run_sql(url, "CREATE TABLE public.native AS TABLE t", *(f"ALTER TABLE public.native {text}" for text in alter))
+    same = " AND ".join(
+        f"(SELECT {column.into} FROM public.native) IS NOT DISTINCT FROM {column.expression}"
+        for column in member.forward.columns
+    )
+    return bool(site.work.execute(f"SELECT {same} FROM public.t".encode()).fetchone()[0])  # type: ignore[index]
 
 
 def make(url: str, *settings: str) -> None:
@@ -58,12 +66,12 @@ def test_conversion_that_says_what_is_meant_is_taken_whatever_the_settings(
     database: str, open_target: Open, alter: str
 ) -> None:
     make(database, "timezone = 'Europe/Berlin'", "datestyle = 'SQL, DMY'")
-    draw(open_target, database, alter)
+    assert draw(open_target, database, alter)
 
 
 def test_conversion_is_taken_where_the_settings_are_the_same(database: str, open_target: Open) -> None:
     make(database, "timezone = 'UTC'", "datestyle = 'ISO, YMD'")
-    draw(open_target, database, "ALTER at TYPE timestamp", reversible=True)
+    assert draw(open_target, database, "ALTER at TYPE timestamp", reversible=True)
 
 
 def test_way_back_that_depends_on_settings_is_refused(database: str, open_target: Open) -> None:
