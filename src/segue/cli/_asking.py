@@ -46,7 +46,16 @@ Partitions = Annotated[
 ]
 Strategy = Annotated[Way, typer.Option("--strategy", help="How it is done.")]
 NoKeys = Annotated[bool, typer.Option("--no-keys", help="Leave columns alone that refer to a changed key.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=32, help="Sessions that copy and compare.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        max=32,
+        help="Sessions that copy and compare; two, or one while a latency budget is to hold.",
+        show_default=False,
+    ),
+]
 PostponeCutover = Annotated[
     bool, typer.Option("--postpone-cutover", help="Swap only once `segue change cutover` says so.")
 ]
@@ -89,7 +98,7 @@ def asked(
     usual = {
         "strategy": "auto",
         "keys": True,
-        "workers": 1,
+        "workers": None,
         "cutover": "automatic",
         "reversible": True,
         "retention_days": 7,

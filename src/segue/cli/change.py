@@ -45,7 +45,7 @@ def start(
     partitions: _asking.Partitions = None,
     strategy: _asking.Strategy = Way.AUTO,
     no_keys: _asking.NoKeys = False,
-    workers: _asking.Workers = 1,
+    workers: _asking.Workers = None,
     postpone_cutover: _asking.PostponeCutover = False,
     window: Window = None,
     retention_days: _asking.RetentionDays = 7,

@@ -53,17 +53,21 @@ class ChangeSpec:
     """One online change: tables that are changed together and swapped at one instant.
 
     `strategy`: auto, native-online, shadow-table or ghost. `keys`: take the tables whose foreign keys refer to a
-    changed key along. `workers`: sessions that copy, build indexes and verify. `reversible`: keep the old tables
-    current after the swap.
+    changed key along. `workers`: sessions that copy, build indexes and verify, None for what is usual. `reversible`:
+    keep the old tables current after the swap.
     """
 
     tables: tuple[TableChange, ...]
     strategy: str = "auto"
     keys: bool = True
     reversible: bool = True
-    workers: int = 1
+    workers: int | None = None
     chunk_seconds: float = 0.3
     chunk_keys: int = 50_000
+
+    def sessions(self, *, watched: bool) -> int:
+        """Return how many sessions work at a time; fewer by default where the application's latency is `watched`."""
+        return self.workers or (1 if watched else 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,6 @@ RESTARTS = 20
 class Manner:
     """How a change is to go: sizes, patience, and when the swap may be."""
 
-    workers: int = 1
     seconds: float = 0.3
     largest: int = 50_000
     postponed: bool = False
@@ -255,7 +254,7 @@ class Workflow:
                 Shared(work, self._chunk_seconds(), self._manner.largest),
                 Remainder.of(work.progress(loose=True)),
                 size=min(2000, self._manner.largest),
-                workers=self._manner.workers,
+                workers=self._spec.sessions(watched=run.pace().watched),
                 patience=run.patience.work,
                 boundary=self._boundary,
                 pace=run.pace,

@@ -59,7 +59,12 @@ class OnlineChangeParams(OneTable, StepFields):
         default="auto", description="`auto` takes the server's own online form where there is one, else a shadow table."
     )
     keys: bool = Field(default=True, description="Take columns along whose foreign keys refer to a changed key.")
-    workers: int = Field(default=1, ge=1, le=32, description="Sessions that copy and compare at the same time.")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="Sessions that copy and compare at the same time; two, or one while a latency budget is to hold.",
+    )
     chunk: Chunk = Field(default_factory=Chunk)
     cutover: Literal["automatic", "postponed"] = Field(
         default="automatic", description="`postponed`: swap only once `segue change cutover` says so."
@@ -175,7 +180,6 @@ class OnlineChangeStep:
         params: OnlineChangeParams = run.params
         spec = spec_of(params)
         manner = Manner(
-            workers=params.workers,
             seconds=params.chunk.seconds,
             largest=params.chunk.max,
             postponed=params.cutover == "postponed",

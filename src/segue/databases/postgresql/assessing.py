@@ -75,7 +75,7 @@ class _Assessment:
         self._deadline = clock.ticks() + BUDGET
         self._schema = schema
         self._unknown: list[str] = []
-        self._workers = {number: spec.workers for number, spec in changes.items()}
+        self._workers = {number: spec.sessions(watched=False) for number, spec in changes.items()}
         self._foreseen = self._foresee(steps, changes)
         # What would really be sent, or locked, stands for what was predicted without a look.
         self._steps = [

@@ -443,7 +443,9 @@ class PostgresChange:
         return True
 
     def _builder(self, boundary: Callable[[], None]) -> Builder:
-        return Builder(self._site, self._spec.workers, self._pace, boundary, self._ticking)
+        return Builder(
+            self._site, self._spec.sessions(watched=self._pace().watched), self._pace, boundary, self._ticking
+        )
 
     def _is_done(self, what: str) -> bool:
         return what in self._done
@@ -538,7 +540,9 @@ class PostgresChange:
             )
             try:
                 with self._vacuumed_meanwhile(one, boundary):
-                    return verifier.run(workers=self._spec.workers, pace=pace, note=note, boundary=boundary)
+                    return verifier.run(
+                        workers=self._spec.sessions(watched=pace().watched), pace=pace, note=note, boundary=boundary
+                    )
             except verify.SourceEmptied:
                 # Too much was written since to be brought up to date by the log.
                 self.restart(Patience(locks=0, work=0), lambda _: None)
