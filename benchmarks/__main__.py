@@ -73,6 +73,7 @@ def _run(words: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is timed (default: 5)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="size of the data (default: 1)")
     given = parser.parse_args(words)
+    given.name = given.name and given.name.replace("_", "-")
     if given.name not in known:
         what = f'there is no benchmark "{given.name}"' if given.name else "no benchmark is named"
         raise UsageError(what, hint=f"the benchmarks are: {', '.join(known)}")

@@ -86,6 +86,13 @@ def asked(shop: Shops, *words: str, **more: Any) -> Checked:
         return changes.planned(session, shop.parts, Asked(words[0], words[1:], **more), "shop")
 
 
+def test_a_change_that_is_to_spare_the_application_runs_with_all_its_defaults(shop: Shops, database: str) -> None:
+    options = Options(tuning={"latency_budget": "p95=5s", "latency_probe": "SELECT 1"})
+    asked = Asked("orders", [WIDEN], fields={"strategy": "shadow-table"})
+    changes.start(shop.store, shop.settings, shop.parts, asked, "shop", options, nobody)
+    assert columns(database)[0] == "id bigint"
+
+
 # -- asking
 
 

@@ -48,6 +48,11 @@ class TableChange:
     back: Mapping[str, str] = field(default_factory=dict)
 
 
+def usual_sessions(wanted: int | None, *, watched: bool) -> int:
+    """Return how many sessions an online change works in: what was `wanted`, else fewer where latency is `watched`."""
+    return wanted or (1 if watched else 2)
+
+
 @dataclass(frozen=True, slots=True)
 class ChangeSpec:
     """One online change: tables that are changed together and swapped at one instant.
@@ -66,8 +71,8 @@ class ChangeSpec:
     chunk_keys: int = 50_000
 
     def sessions(self, *, watched: bool) -> int:
-        """Return how many sessions work at a time; fewer by default where the application's latency is `watched`."""
-        return self.workers or (1 if watched else 2)
+        """Return how many sessions work at a time, while the application's latency is `watched` or not."""
+        return usual_sessions(self.workers, watched=watched)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.errors import SegueError
+from segue.model.online import usual_sessions
 from segue.model.throttling import Reading, Signals, ThrottleSettings, unreadable
 from segue.ports import Pace
 from segue.rows.latency import Latency, measures
@@ -38,9 +39,9 @@ class Wanted:
 
 
 class Pacing:
-    """See `segue.ports.Throttle`. `read` returns what is wanted now; `workers` is the most that any step asks for."""
+    """See `segue.ports.Throttle`. `read` returns what is wanted now; `workers` is what each step asks for."""
 
-    def __init__(self, read: Callable[[], Wanted], *, workers: int) -> None:
+    def __init__(self, read: Callable[[], Wanted], *, workers: Sequence[int | None]) -> None:
         self._read = read
         self._workers = workers
         self._wanted = read()
@@ -161,7 +162,9 @@ class Pacing:
 
     def _bounds(self) -> Bounds:
         settings = self._wanted.settings
-        return Bounds(duty=settings.duty or 1.0, workers=settings.workers, wanted=self._workers)
+        watched = settings.budget is not None
+        most = max((usual_sessions(workers, watched=watched) for workers in self._workers), default=1)
+        return Bounds(duty=settings.duty or 1.0, workers=settings.workers, wanted=most)
 
     def _measured(self) -> Latency | None:
         settings = self._wanted.settings

@@ -38,7 +38,7 @@ def pacing(store: Store, execution: str, plan: ThrottleSettings | None, steps: S
                 return Wanted(wrong=error.message)
             return Wanted(_together(levels), tuple(expected(row.environment)) if row is not None else ())
 
-    return Pacing(read, workers=max((getattr(step, "workers", 1) for step in steps), default=1))
+    return Pacing(read, workers=[getattr(step, "workers", 1) for step in steps])
 
 
 def tune(session: Session, row: ExecutionRow, changes: Mapping[str, Any], *, actor: str, reset: bool = False) -> None:
