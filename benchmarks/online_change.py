@@ -11,9 +11,6 @@ from typing import Any
 from benchmarks._rewriting import Rewriting, rewritten
 from benchmarks._rounds import Stage, Timing
 
-#: What a person gives on a machine that has nothing else to do.
-OPTIONS = ("--workers", "2")
-
 
 class OnlineChangeBenchmark:
     """See `benchmarks._rounds.Benchmark`."""
@@ -46,7 +43,7 @@ class _Stage:
             self.facts = self.facts or table.facts(url)
             before = table.server.wal_position()
             if contender == "segue":
-                timing, _ = table.segue(url, number, *OPTIONS)
+                timing, _ = table.segue(url, number)
             else:
                 timing = {"alter": table.alter, "pg_repack": table.pg_repack}[contender](url, number)
             wal = table.server.wal_position() - before
