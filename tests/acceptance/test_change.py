@@ -86,6 +86,15 @@ def asked(shop: Shops, *words: str, **more: Any) -> Checked:
         return changes.planned(session, shop.parts, Asked(words[0], words[1:], **more), "shop")
 
 
+def test_a_change_is_done_again_once_another_has_changed_it_back(segue: Segue, shop: Shops, database: str) -> None:
+    for alter, kind in ((WIDEN, "id bigint"), ("ALTER id TYPE int", "id integer"), (WIDEN, "id bigint")):
+        change = ("change", "start", "orders", alter, "--env", "shop", "--strategy", "shadow-table")
+        segue(*change).expect(0)
+        assert "is complete" in segue(*change).expect(0).stderr
+        assert columns(database)[0] == kind
+        segue("change", "cleanup", "orders", "--env", "shop", "--now", "--yes").expect(0)
+
+
 def test_a_change_that_is_to_spare_the_application_runs_with_all_its_defaults(shop: Shops, database: str) -> None:
     options = Options(tuning={"latency_budget": "p95=5s", "latency_probe": "SELECT 1"})
     asked = Asked("orders", [WIDEN], fields={"strategy": "shadow-table"})

@@ -71,6 +71,15 @@ Window = Annotated[
     str | None,
     typer.Option("--window", help='When it may swap, e.g. "Sun 02:00-04:00 UTC".', show_default=False),
 ]
+WalLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--wal-limit",
+        metavar="SIZE",
+        help="What ghost may keep back of the server's log before it gives its slot up; 32GiB.",
+        show_default=False,
+    ),
+]
 Blockers = Annotated[
     list[str] | None,
     typer.Option(
@@ -103,6 +112,7 @@ def asked(
         "reversible": True,
         "retention_days": 7,
         "cancel_blockers": [],
+        "wal_limit": None,
     }
     if (partition_by is None) != (partitions is None):
         raise UsageError("--partition-by and --partitions go together", hint="--partitions names a file with their SQL")
@@ -134,6 +144,16 @@ def _text(path: Path) -> str:
         raise InvalidInput(f'"{path}" is not UTF-8', hint="save the file as UTF-8") from None
     except OSError as error:
         raise InvalidInput(f'"{path}" cannot be read: {error.strerror}') from error
+
+
+def checked_size(text: str | None) -> int | None:
+    """Return the bytes of a size; raises UsageError."""
+    from segue.model.quantities import octets
+
+    try:
+        return None if text is None else octets(text)
+    except ValueError as error:
+        raise UsageError(f"{error}") from error
 
 
 def checked_window(text: str) -> str:

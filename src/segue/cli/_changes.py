@@ -8,7 +8,7 @@ from typing import Any
 from segue import clock
 from segue.cli import output
 from segue.model.online import doing
-from segue.model.quantities import count, duration
+from segue.model.quantities import count, duration, size
 
 #: While these last, something is done for the change.
 AT_WORK = ("pending", "creating-shadow", "capturing", "copying-data", "draining", "verifying", "swapping")
@@ -68,6 +68,17 @@ def in_the_way(change: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def held_back(change: Mapping[str, Any]) -> str | None:
+    """Return how much of its log the server keeps for a change that follows it, and what becomes of that."""
+    wal = change["wal"]
+    if wal is None or change["phase"] not in AT_WORK:
+        return None
+    if wal["given_up"]:
+        return "given up: the replication slot is gone, and the copy begins anew when the change goes on"
+    said = f"{size(wal['bytes'])} of at most {size(wal['limit'])}, {size(wal['behind'])} not read yet"
+    return said + (f"; the server drops it after {size(wal['safe'])} more" if wal["safe"] is not None else "")
+
+
 def until(change: Mapping[str, Any]) -> Any:
     """Return until when a change can be taken back, or that its time is over."""
     return "over: cleanup is due" if change["cleanup_due"] else change["reversible_until"]
@@ -105,6 +116,7 @@ def show(change: Mapping[str, Any], back: Mapping[str, Any] | None = None) -> No
             ("waits", "; ".join(in_the_way(change)) or None),
             ("felt", f"{change['impact']} impact on the application"),
             ("rows copied", _of(change["rows_copied"], change["total_rows"])),
+            ("log kept back", held_back(change)),
             ("set", _set(change)),
             ("started", change["started_at"]),
             ("expected end", change["estimated_completion"]),

@@ -151,6 +151,8 @@ def _show_change(item: Mapping[str, Any], step: Mapping[str, Any]) -> None:
     if "change" not in step or step["change"]["phase"] not in _changes.AT_WORK:
         return
     lines = _changes.in_the_way(step["change"])
+    if (held := _changes.held_back(step["change"])) is not None:
+        lines.append(f"log kept back: {held}")
     if item["driven_by"]:
         lines = [", ".join(_changes.progress(step["change"])), *lines]
     if lines:

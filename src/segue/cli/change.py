@@ -50,6 +50,7 @@ def start(
     window: Window = None,
     retention_days: _asking.RetentionDays = 7,
     no_reverse: _asking.NoReverse = False,
+    wal_limit: _asking.WalLimit = None,
     cancel_blockers: Blockers = None,
     name: _asking.Name = None,
     dry_run: _asking.DryRun = False,
@@ -92,6 +93,7 @@ def start(
         reversible=not no_reverse,
         retention_days=retention_days,
         cancel_blockers=cancel_blockers or [],
+        wal_limit=_asking.checked_size(wal_limit),
     )
     if dry_run:
         _print_plan(wanted, environment)

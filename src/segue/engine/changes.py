@@ -214,7 +214,7 @@ class Change:
             self._compared.clear()
         self._percent = max(self._percent, _BEGINS.get(phase, 0.0))
         if phase in (OnlineChangePhase.REVERSIBLE, *_OVER, OnlineChangePhase.FAILED):
-            for name in ("waiting", "blockers", "conflicts"):
+            for name in ("waiting", "blockers", "conflicts", "wal"):
                 self._metrics.pop(name, None)
         if phase in (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED) and not self._native:
             self._metrics.setdefault("swapped_at", clock.now().isoformat())

@@ -48,6 +48,11 @@ class TableChange:
     back: Mapping[str, str] = field(default_factory=dict)
 
 
+#: What a replication slot may keep back of the server's log by default, in bytes, before it is given up: a full disk
+#: would be the application's.
+WAL_LIMIT = 32 * 2**30
+
+
 def usual_sessions(wanted: int | None, *, watched: bool) -> int:
     """Return how many sessions an online change works in: what was `wanted`, else fewer where latency is `watched`."""
     return wanted or (1 if watched else 2)
@@ -59,7 +64,8 @@ class ChangeSpec:
 
     `strategy`: auto, native-online, shadow-table or ghost. `keys`: take the tables whose foreign keys refer to a
     changed key along. `workers`: sessions that copy, build indexes and verify, None for what is usual. `reversible`:
-    keep the old tables current after the swap.
+    keep the old tables current after the swap. `wal_limit`: bytes of the server's log that a slot may keep back before
+    it is given up.
     """
 
     tables: tuple[TableChange, ...]
@@ -69,6 +75,7 @@ class ChangeSpec:
     workers: int | None = None
     chunk_seconds: float = 0.3
     chunk_keys: int = 50_000
+    wal_limit: int = WAL_LIMIT
 
     def sessions(self, *, watched: bool) -> int:
         """Return how many sessions work at a time, while the application's latency is `watched` or not."""
@@ -132,6 +139,21 @@ class Kept:
     left: bool = False
     held: bool = False
     refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """What a change without triggers keeps back of the server's log, in bytes.
+
+    `behind`: how much of it is not read yet; `limit`: with how much the slot is given up; `safe`: after how much more
+    the server drops it, None without a limit of its own; `given_up`: it was dropped just now, or is gone.
+    """
+
+    bytes: int
+    behind: int
+    limit: int
+    safe: int | None = None
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

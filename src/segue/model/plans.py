@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from segue.model.quantities import seconds
+from segue.model.quantities import octets, seconds
 from segue.model.throttling import ThrottleSettings
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -26,6 +26,11 @@ Seconds = Annotated[
     BeforeValidator(seconds),
     AfterValidator(_sensible),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["30s", "5m", "1h 30m"]}, {"type": "number"}]}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(octets),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["64MB", "8GiB"]}, {"type": "integer"}]}),
 ]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,10 @@ TOLD_EVERY = 30.0
 BRIEF_SECONDS = 0.02
 #: How often a source may be emptied before it is given up.
 RESTARTS = 20
+#: How often what was followed may be lost: what takes it away, a limit or a long transaction, does so again.
+LOSSES = 3
+#: How often it is written down what the server keeps back of its log.
+RETAINED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class Workflow:
         self._run = run
         self._spec = spec
         self._manner = manner
-        self._told = 0.0
+        self._told = self._weighed = 0.0
+        self._lost = 0
         #: Each with its name, and when it began and ended, in seconds since the epoch.
         self._phases: list[list[Any]] = []
         self._change: OnlineChange
@@ -173,6 +178,12 @@ class Workflow:
                 try:
                     acts[phase]()
                 except SlotLost as lost:
+                    self._lost += 1
+                    if self._lost >= LOSSES:
+                        raise StepFailed(
+                            f"{lost.message}; this has happened {self._lost} times, so the copy is not begun again",
+                            hint=f"{lost.hint}; or take the change back, and use --strategy shadow-table",
+                        ) from lost
                     self._note(f"{lost.message}; the copy begins anew")
                     change.restart(run.patience, self._note, lost=True)
             journal.point(f"online-{phase.value}-done")
@@ -448,6 +459,11 @@ class Workflow:
         """Stop here when somebody asks for it, or when somebody has changed the tables meanwhile."""
         self._run.boundary()
         self._change.watch()
+        now = clock.ticks()
+        if now - self._weighed >= RETAINED_SECONDS:
+            self._weighed = now
+            if (retained := self._change.retained()) is not None:
+                self._record.measure(wal=asdict(retained))
 
     def _rest(self, worked: float) -> None:
         """Leave the application the share of the time that the throttle says."""

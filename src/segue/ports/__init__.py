@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept
+    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.online import ChangeRecord, OnlineChange
@@ -739,6 +739,14 @@ class Database(Protocol):
         In short transactions, in none of which anybody else holds the lease; a run is not disturbed. `rest` gets the
         seconds that were worked, waits for as long as is polite, and returns whether to go on. None when there is no
         such change here. Raises TargetUnreachable.
+        """
+        ...
+
+    def online_retained(self, url: str, *, execution: str, step: str, limit: int) -> Retained | None:
+        """Look at what the server's log keeps back for an unfinished online change that nobody drives.
+
+        With more than `limit` bytes its slot is given up; the copy begins anew when the change goes on. None where
+        nothing is kept back, or somebody reads it. Raises TargetUnreachable.
         """
         ...
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from segue.model.lifecycles import OnlineChangePhase
-    from segue.model.online import Chosen, Conflict, Drained, Rehearsed, Swapped, Verified
+    from segue.model.online import Chosen, Conflict, Drained, Rehearsed, Retained, Swapped, Verified
     from segue.ports import ChunkedWork, Pace, Patience
 
 
@@ -95,6 +95,10 @@ class OnlineChange(Protocol):
 
     def watch(self) -> None:
         """Raise StepFailed when somebody has changed the tables meanwhile; cheap, and looks once a second at most."""
+        ...
+
+    def retained(self) -> Retained | None:
+        """Return what is kept back of the server's log for this change, as last seen; None where nothing is."""
         ...
 
     def parity(self) -> list[str]:

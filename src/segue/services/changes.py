@@ -48,6 +48,7 @@ _OVER = (
     OnlineChangePhase.CANCELLED,
     OnlineChangePhase.ROLLED_BACK,
 )
+_SWAPPED = (OnlineChangePhase.REVERSIBLE, OnlineChangePhase.COMPLETED)
 #: A change in one of these is to be swapped still.
 GOING = tuple(phase for phase in OnlineChangePhase if phase not in _OVER)
 
@@ -101,10 +102,32 @@ def planned(session: Session, parts: Parts, asked: Asked, environment: str) -> C
         document["plan"] = elsewhere
         checked = _checked(document, parts)
     row = stored.get(checked.plan.plan)
-    if row is None or row.plan_hash == checked.digest:
+    if row is None:
         return checked
     same = _checked({**document, "version": row.version}, parts)
-    return same if same.digest == row.plan_hash else _checked({**document, "version": _next(row.version)}, parts)
+    if same.digest == row.plan_hash and not _changed_since(session, row, env_row.id):
+        return same
+    return _checked({**document, "version": _next(row.version)}, parts)
+
+
+def _changed_since(session: Session, plan: PlanRow, environment: str) -> bool:
+    """Return whether the plan is done, and one of its tables was changed by another online change since."""
+    from sqlalchemy import select
+
+    from segue.services.beginnings import latest_of
+    from segue.store.tables.online import OnlineChangeRow
+
+    done = latest_of(session, plan.id, environment)
+    if done is None or done.status != ExecutionStatus.COMPLETED:
+        return False
+    query = _in(select(OnlineChangeRow), environment)
+    mine = session.scalars(query.where(OnlineChangeRow.execution_id == done.id)).all()
+    tables = {name for row in mine for name in (row.table_name, *(shadow.original_table for shadow in row.shadows))}
+    begun = max((row.started_at for row in mine if row.started_at), default=None)
+    if begun is None:
+        return False
+    later = session.scalars(query.where(OnlineChangeRow.started_at > begun, OnlineChangeRow.phase.in_(_SWAPPED)))
+    return any({row.table_name, *(shadow.original_table for shadow in row.shadows)} & tables for row in later)
 
 
 def _goes_on_elsewhere(session: Session, stored: Mapping[str, PlanRow], checked: Checked, environment: str) -> bool:

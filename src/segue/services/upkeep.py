@@ -1,4 +1,7 @@
-"""Looks after reversible online changes: keeps their old tables current, and ends their way back when its time is over.
+"""Looks after online changes that nobody drives.
+
+Of reversible ones the old tables are kept current, and the way back is ended when its time is over. Of unfinished ones
+that follow the application through a replication slot, the slot is given up before the server's disk is full.
 
 The record of a change says, under `kept`, when that was done last and why not, and when it is to be done next: several
 workers share it.
@@ -8,13 +11,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.errors import Busy, Retry, SegueError
 from segue.model.lifecycles import ExecutionStatus, OnlineChangePhase
+from segue.model.online import WAL_LIMIT
+from segue.model.quantities import size
+from segue.model.vocabulary import OnlineStrategy
 from segue.services import changes, checks, environments, tuning, watching
 
 if TYPE_CHECKING:
@@ -38,6 +44,14 @@ AGAIN = timedelta(seconds=60)
 CLAIMED = timedelta(minutes=5)
 #: For how long at a time writes are brought to the old tables of one change.
 SECONDS = 5.0
+#: A change in one of these phases reads its slot, or ought to.
+FOLLOWING = (
+    OnlineChangePhase.CAPTURING,
+    OnlineChangePhase.COPYING_DATA,
+    OnlineChangePhase.DRAINING,
+    OnlineChangePhase.VERIFYING,
+    OnlineChangePhase.SWAPPING,
+)
 #: The share of the time that one session works, at most.
 DUTY = 0.5
 
@@ -53,6 +67,7 @@ class _Turn:
     environment: str
     url: str
     over: bool
+    follows: bool
     document: dict[str, Any]
 
 
@@ -67,6 +82,9 @@ def look(store: Store, settings: Settings, parts: Parts, stop: threading.Event) 
         done += 1
         extra = {"execution": turn.execution, "environment": turn.environment, "action": "way-back"}
         try:
+            if turn.follows:
+                _hold(store, parts, turn, extra)
+                continue
             if turn.over:
                 _end(store, settings, parts, turn, extra)
                 continue
@@ -82,7 +100,7 @@ def look(store: Store, settings: Settings, parts: Parts, stop: threading.Event) 
 
 def _claimed(store: Store, settings: Settings) -> _Turn | None:
     """Take the next change whose turn it is; None when there is none."""
-    from sqlalchemy import select
+    from sqlalchemy import and_, or_, select
 
     from segue.store.tables.executions import ExecutionRow
     from segue.store.tables.online import OnlineChangeRow
@@ -90,7 +108,12 @@ def _claimed(store: Store, settings: Settings) -> _Turn | None:
     query = (
         select(OnlineChangeRow)
         .join(ExecutionRow, ExecutionRow.id == OnlineChangeRow.execution_id)
-        .where(OnlineChangeRow.phase == OnlineChangePhase.REVERSIBLE)
+        .where(
+            or_(
+                OnlineChangeRow.phase == OnlineChangePhase.REVERSIBLE,
+                and_(OnlineChangeRow.strategy == OnlineStrategy.GHOST, OnlineChangeRow.phase.in_(FOLLOWING)),
+            )
+        )
         .order_by(OnlineChangeRow.started_at)
         .with_for_update(of=OnlineChangeRow, skip_locked=True)
     )
@@ -120,6 +143,7 @@ def _claimed(store: Store, settings: Settings) -> _Turn | None:
                 execution.environment.name,
                 url,
                 changes.over(session, row) and not _busy(session, execution),
+                row.phase != OnlineChangePhase.REVERSIBLE,
                 dict(execution.plan.document),
             )
     return None
@@ -189,6 +213,30 @@ def _told(store: Store, turn: _Turn, kept: Kept | None, extra: dict[str, Any]) -
     _note(store, turn.name, SOON if kept.left else EVERY, keys=kept.keys, current=not kept.left)
 
 
+def _hold(store: Store, parts: Parts, turn: _Turn, extra: dict[str, Any]) -> None:
+    """Write down what the server keeps back of its log for a change, and give that up beyond the limit."""
+    steps: list[dict[str, Any]] = turn.document.get("steps") or []
+    step = next((step for step in steps if step.get("name") == turn.step), {})
+    held = parts.database(turn.url).online_retained(
+        turn.url, execution=turn.execution, step=turn.step, limit=int(step.get("wal_limit") or WAL_LIMIT)
+    )
+    if held is not None and held.given_up and held.bytes:
+        log.warning(
+            "%s: %s of the server's log were kept back while nobody drove the change, more than %s: the replication "
+            "slot was given up, and the copy begins anew when the change goes on",
+            *(turn.table, size(held.bytes), size(held.limit)),
+            extra=extra,
+        )
+    with store.session() as session:
+        row = changes.find(session, turn.name)
+        if row.phase in FOLLOWING:
+            _set(row, watching.now(session) + EVERY)
+            row.performance_metrics = {
+                **(row.performance_metrics or {}),
+                "wal": asdict(held) if held is not None else None,
+            }
+
+
 def _end(store: Store, settings: Settings, parts: Parts, turn: _Turn, extra: dict[str, Any]) -> None:
     """End the way back of a change whose time is over, as `segue change cleanup` does."""
     (done,) = changes.cleanup(
@@ -208,7 +256,7 @@ def _note(
 ) -> None:
     with store.session() as session:
         row = changes.find(session, name)
-        if row.phase != OnlineChangePhase.REVERSIBLE:
+        if row.phase not in (OnlineChangePhase.REVERSIBLE, *FOLLOWING):
             return
         now = watching.now(session)
         _set(row, now + after, why=why, keys=keys)

@@ -288,6 +288,7 @@ def describe_change(row: OnlineChangeRow) -> dict[str, Any]:
         "conflicts": metrics.get("conflicts") or 0,
         "waiting": metrics.get("waiting"),
         "blockers": metrics.get("blockers") or [],
+        "wal": metrics.get("wal"),
         "started_at": row.started_at,
         "estimated_completion": row.estimated_completion,
         "completed_at": row.completed_at,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from segue.errors import InvalidInput
-from segue.model.online import ChangeSpec, TableChange
-from segue.model.plans import PlanModel, Seconds, StepFields
+from segue.model.online import WAL_LIMIT, ChangeSpec, TableChange
+from segue.model.plans import PlanModel, Seconds, Size, StepFields
 from segue.model.vocabulary import OnlineStrategy
 from segue.online.workflow import WHOLE, Manner, Workflow
 from segue.ports import FORWARD, Database, Observed, StepRun
@@ -73,6 +73,9 @@ class OnlineChangeParams(OneTable, StepFields):
     retention_days: int = Field(default=7, ge=0, le=3650, description="For how long.")
     cancel_blockers: list[str] = Field(
         default_factory=list, description="Application names whose statements may be cancelled for the swap."
+    )
+    wal_limit: Size = Field(
+        default=WAL_LIMIT, description="What `ghost` may keep back of the server's log before it gives its slot up."
     )
     lock_timeout: Seconds = Field(default=600.0, description="How long to try for the locks of the swap.")
     timeout: Seconds = Field(default=30 * 86400.0, description="The longest the step may take.")
@@ -211,6 +214,7 @@ def spec_of(params: OnlineChangeParams) -> ChangeSpec:
         workers=params.workers,
         chunk_seconds=params.chunk.seconds,
         chunk_keys=params.chunk.max,
+        wal_limit=params.wal_limit,
     )
 
 

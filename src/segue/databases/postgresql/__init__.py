@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from segue.model.checks import Checkup
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
-    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept
+    from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
 
@@ -59,6 +59,12 @@ class PostgreSQL:
         from segue.databases.postgresql.online.upkeep import keep
 
         return keep(url, execution, step, seconds=seconds, rest=rest)
+
+    def online_retained(self, url: str, *, execution: str, step: str, limit: int) -> Retained | None:
+        """Look at what the log keeps back for a change that nobody drives, and give that up beyond the limit."""
+        from segue.databases.postgresql.online.retaining import retained
+
+        return retained(url, execution, step, limit)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

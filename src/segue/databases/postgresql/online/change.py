@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from segue.databases.postgresql.online.site import Connection, Site
-    from segue.model.online import ChangeSpec, Conflict, Rehearsed
+    from segue.model.online import ChangeSpec, Conflict, Rehearsed, Retained
     from segue.ports import ChunkedWork
 
 #: How often the definition of the tables is looked at while work goes on.
@@ -586,6 +586,10 @@ class PostgresChange:
                     hint="nothing was swapped: take the change back with `segue rollback`, and begin anew",
                 )
 
+    def retained(self) -> Retained | None:
+        """Return what is kept back of the server's log, as the reader saw last; None where nothing is."""
+        return self._reader.retained() if self._reader is not None else None
+
     def parity(self) -> list[str]:
         """Compare everything beside the rows."""
         with self._telling():
@@ -860,7 +864,7 @@ class PostgresChange:
         if self.blueprint.strategy != "ghost" or self._reader is not None:
             return
         if self._phase in (Phase.COPYING_DATA, Phase.DRAINING, Phase.VERIFYING, Phase.SWAPPING):
-            self._reader = ghost.Reader(self._site, self.blueprint)
+            self._reader = ghost.Reader(self._site, self.blueprint, retained=self._spec.wal_limit)
             self._reader.start()
 
     def _session(self) -> Connection:

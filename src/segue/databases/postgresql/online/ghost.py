@@ -45,7 +45,6 @@ from segue.databases.postgresql.online.pgoutput import (
     widen,
 )
 from segue.databases.postgresql.online.slots import (
-    RETAINED_BYTES,
     SeenSlot,
     begin,
     drop_slot,
@@ -60,7 +59,7 @@ from segue.databases.postgresql.online.slots import (
 )
 from segue.engine import journal
 from segue.errors import InternalError, LockNotGranted, SegueError, SlotLost, StepFailed, TargetUnreachable
-from segue.model.online import Drained
+from segue.model.online import WAL_LIMIT, Drained, Retained
 from segue.model.quantities import size
 from segue.ports import FORWARD, Blocker
 
@@ -131,7 +130,7 @@ class Reader:
     is harmless. It ends by `stop`, or with an error that `check` and `barrier` raise from then on.
     """
 
-    def __init__(self, site: Site, blueprint: Blueprint, *, retained: int = RETAINED_BYTES) -> None:
+    def __init__(self, site: Site, blueprint: Blueprint, *, retained: int = WAL_LIMIT) -> None:
         self._site = site
         self._blueprint = blueprint
         self._name = slot_name(blueprint)
@@ -198,6 +197,10 @@ class Reader:
         """Raise what ended it, if anything did."""
         if self._error is not None:
             raise self._error
+
+    def retained(self) -> Retained:
+        """Return what is kept back for it, as it saw last."""
+        return Retained(self._lag.retained, self._lag.behind, self._limit, self._lag.safe)
 
     def lag(self) -> Lag:
         """Return how far it is behind, as it saw last."""

@@ -17,6 +17,7 @@ from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.locking import NotThisTime
 from segue.engine import journal
 from segue.errors import InternalError, LockNotGranted, PrivilegeMissing, SegueError, StepFailed
+from segue.model.online import WAL_LIMIT
 from segue.model.quantities import duration, size
 from segue.ports import Blocker
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 #: By which the publications that are not the application's are known to whoever looks at a table's.
 COMMENT = "segue: follows an online change"
-#: What a slot may keep back of the server's log before it is given up: a full disk would be the application's.
-RETAINED_BYTES = 32 * 2**30
 #: How long a slot may be in use by somebody of ours who has not heard yet that it is over.
 STALE_SECONDS = 2.0
 #: How long to wait until a slot's last user is gone.
@@ -181,7 +180,7 @@ def hints(site: Site) -> list[str]:
     if keep == -1:
         found.append(
             "max_slot_wal_keep_size is not set: while nobody reads, as in a pause, the server keeps its log for the "
-            f"slot without limit; a reader gives the slot up at {size(RETAINED_BYTES)}"
+            f"slot without limit; a reader gives the slot up at {size(WAL_LIMIT)}"
         )
     elif keep is not None and keep < 1024:
         found.append(
