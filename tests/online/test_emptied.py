@@ -29,6 +29,7 @@ def test_a_table_that_is_emptied_while_it_is_compared_is_copied_anew(
     run_sql(
         database,
         "create table t (id int primary key, v text)",
+        "create index t_v on t (v)",
         "insert into t select g, 'v' from generate_series(1, 500) as g",
     )
     shops.open("shop", database)
@@ -43,6 +44,16 @@ def test_a_table_that_is_emptied_while_it_is_compared_is_copied_anew(
         return run(self, **more)
 
     monkeypatch.setattr(verify.Verifier, "run", between)
+    copied = change.PostgresChange.copied
+    indexes = []
+
+    def look(self: change.PostgresChange) -> None:
+        indexes.append(rows(database, "select schemaname like 'segue%' from pg_indexes where indexname = 't_v'"))
+        copied(self)
+
+    monkeypatch.setattr(change.PostgresChange, "copied", look)
     shops.run(shops.add(PLAN))
     assert emptied
+    assert indexes == [[(False,)], [(False,)]]
+    assert rows(database, "select count(*) from pg_indexes where indexname = 't_v' and tablename = 't'")[0] == (2,)
     assert rows(database, "select count(*), max(v), pg_typeof(max(id))::text from t") == [(7, "w", "bigint")]

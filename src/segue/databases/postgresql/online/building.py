@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 from segue.databases.postgresql.online import writing
 from segue.engine import journal
@@ -17,8 +18,6 @@ from segue.ports import Pace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
-
-    from psycopg import sql
 
     from segue.databases.postgresql.online.blueprint import Index, Member
     from segue.databases.postgresql.online.site import Connection, Site
@@ -221,6 +220,23 @@ class Builder:
                         session.cancel_safe(timeout=5)
             for thread in threads:
                 thread.join(LOOK_SECONDS)
+
+
+def drop_plain(connection: Connection, member: Member) -> list[str]:
+    """Drop the indexes of an emptied shadow that serve no rule, and return what is not done any more.
+
+    Rows that are copied into a table with indexes take several times as long as with indexes built after them. Those of
+    a partitioned table stay: a part of one cannot be dropped alone.
+    """
+    shadow = member.new[0]
+    if len(member.new) > 1 or shadow.kind != "r":
+        return []
+    plain = [index for index in member.indexes if index.sql and not index.unique and index.constraint is None]
+    for index in plain:
+        connection.execute(
+            sql.SQL("drop index if exists {}").format(sql.Identifier(member.forward.into.schema_name, index.name))
+        )
+    return [name for index in plain for name in (_built(member, index), _made(member, index))]
 
 
 def _built(member: Member, index: Index) -> str:

@@ -34,7 +34,7 @@ from segue.databases.postgresql.online import (
     watching,
 )
 from segue.databases.postgresql.online.blueprint import Blueprint, Index, Member
-from segue.databases.postgresql.online.building import Builder
+from segue.databases.postgresql.online.building import Builder, drop_plain
 from segue.databases.postgresql.online.drain import Drainer
 from segue.databases.postgresql.online.orphans import Orphans
 from segue.engine import journal
@@ -345,7 +345,8 @@ class PostgresChange:
                         )
                     )
                 alive.begin(connection, drawn)
-                done = self._lasting()
+                dropped = {what for member in drawn.members for what in drop_plain(connection, member)}
+                done = {what: True for what in self._lasting() if what not in dropped}
                 self._keep(connection, phase=phase.value, round=self._round + 1, done=done)
             self._round += 1
             self._done = done
