@@ -13,10 +13,10 @@ READY := .venv/ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: help demo test check format lock servers clean
+.PHONY: help demo test check format lock servers servers-all clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 demo: $(READY) ## Run a real migration under live traffic and prove that nothing was lost
 	$(BIN)/segue demo
@@ -37,6 +37,9 @@ format: $(READY) ## Format the code and fix what can be fixed by itself
 
 servers: ## Install Debian's PostgreSQL 15 for the tests, as root where apt is
 	@.ci/servers
+
+servers-all: $(READY) servers ## Fetch PostgreSQL 14, 16 and 17 too; ARGS="--server-version 14 ..." of `make test` uses one
+	@.ci/servers-all
 
 # The stamp is older than the lock or the project when either changed; then the environment is brought up to date.
 # Where Debian's python3-venv is missing, venv cannot bring pip along, but the pip outside can serve.

@@ -17,15 +17,63 @@ from psycopg import sql
 
 from segue import embedded
 from segue.embedded import Cluster
+from segue.embedded.account import open_to_all
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
+#: Where `make servers-all` puts the versions that CI does without.
+OTHERS = Path(__file__).parent.parent / "build" / "servers"
+#: The embedded server's major version, and Debian's.
+EMBEDDED_MAJOR, DEBIAN_MAJOR = 18, 15
+MAJORS = (14, 15, 16, 17, 18)
 
 #: Nothing of a test outlives its machine, so nothing needs to reach the disk.
 HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 
 
+#: What `--server-version` chose.
+_chosen: list[int] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server-version",
+        type=int,
+        choices=MAJORS,
+        default=EMBEDDED_MAJOR,
+        help="the PostgreSQL that stands in for the embedded one (`make servers-all` fetches 14, 16 and 17)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _chosen[:] = [config.getoption("--server-version")]
+
+
 def pytest_report_header() -> list[str]:
-    return [f"servers: embedded {version(embedded.binaries())}", f"         Debian   {version(DEBIAN)}"]
+    lines = [f"servers: embedded {version(embedded.binaries())}", f"         Debian   {version(DEBIAN)}"]
+    if chosen() is not None:
+        lines.append(f"         in place of the embedded one {version(chosen() or DEBIAN)}")
+    return lines
+
+
+def chosen() -> Path | None:
+    """Return the programs of the server that tests use where they name none; None: the embedded one."""
+    return binaries_of(_chosen[0]) if _chosen else None
+
+
+def binaries_of(major: int) -> Path | None:
+    """Return where the programs of a PostgreSQL are, None for the embedded one; skips the test without them."""
+    if major == EMBEDDED_MAJOR:
+        return None
+    folder = DEBIAN if major == DEBIAN_MAJOR else OTHERS / str(major) / "bin"
+    if not (folder / "postgres").exists():
+        if major == DEBIAN_MAJOR:
+            # In CI a missing server would turn these tests off without anybody's notice.
+            outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
+        pytest.skip(f"needs PostgreSQL {major}: run `make servers-all`")
+    if major != DEBIAN_MAJOR and os.geteuid() == 0 and not open_to_all(folder):
+        pytest.skip(f'the user that PostgreSQL runs as cannot reach "{folder}"')
+    return folder
 
 
 def version(bin_dir: Path) -> str:
@@ -49,25 +97,22 @@ def short_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Cluster]:
-    """Give the embedded server that tests share."""
-    yield from _shared_server(None)
+    """Give the embedded server that tests share, or what stands in for it."""
+    yield from shared_server(chosen())
 
 
 @pytest.fixture(scope="session")
 def debian_server() -> Iterator[Cluster]:
     """Give a server of Debian's PostgreSQL 15 that tests share."""
-    if not (DEBIAN / "postgres").exists():
-        # In CI a missing server would turn these tests off without anybody's notice.
-        outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
-    yield from _shared_server(DEBIAN)
+    yield from shared_server(binaries_of(DEBIAN_MAJOR))
 
 
-def _shared_server(bin_dir: Path | None) -> Iterator[Cluster]:
+def shared_server(bin_dir: Path | None, **options: str) -> Iterator[Cluster]:
+    """Give a server of these programs, the embedded ones for None, and destroy it afterwards."""
     folder = short_folder()
     # The embedded server has no such library.
     more = {"shared_preload_libraries": "pg_stat_statements"} if bin_dir == DEBIAN else {}
-    cluster = Cluster(folder / "pg", options={**HASTY, **more}, bin_dir=bin_dir)
+    cluster = Cluster(folder / "pg", options={**HASTY, **more, **options}, bin_dir=bin_dir)
     try:
         with cluster.use():
             yield cluster

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_servers import DEBIAN, HASTY, short_folder
+from fix_servers import DEBIAN_MAJOR, HASTY, binaries_of, chosen, short_folder
 from psycopg import conninfo
 
 from segue import embedded
@@ -80,13 +79,10 @@ def _own(bin_dir: Path | None, options: dict[str, str]) -> Iterator[Server]:
 def own_server() -> Iterator[Server]:
     """Give an embedded server of this module's own, with statistics on statements and an archive that works."""
     options = {"shared_preload_libraries": "pg_stat_statements", "archive_mode": "on", "archive_command": "true"}
-    yield from _own(None, options)
+    yield from _own(chosen(), options)
 
 
 @pytest.fixture(scope="module")
 def own_debian_server() -> Iterator[Server]:
     """Give a server of Debian's PostgreSQL 15 of this module's own."""
-    if not (DEBIAN / "postgres").exists():
-        outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
-    yield from _own(DEBIAN, {})
+    yield from _own(binaries_of(DEBIAN_MAJOR), {})

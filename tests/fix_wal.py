@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import random
 import shutil
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from fix_online import CHANGE, Assemble, HandMade
-from fix_servers import DEBIAN, short_folder
+from fix_servers import DEBIAN_MAJOR, binaries_of, chosen, short_folder
 from fix_standbys import Server
 from fix_targets import Background, rows, run_sql, value
 
@@ -55,17 +54,14 @@ def logical(bin_dir: Path | None, **options: str) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def logical_server() -> Iterator[Server]:
     """Give an embedded server whose log is logical."""
-    with logical(None) as server:
+    with logical(chosen()) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def logical_debian_server() -> Iterator[Server]:
     """Give a server of Debian's PostgreSQL 15 whose log is logical."""
-    if not (DEBIAN / "postgres").exists():
-        outcome = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        outcome("needs Debian's PostgreSQL 15: run `make test` as root, or apt-get install postgresql-15")
-    with logical(DEBIAN) as server:
+    with logical(binaries_of(DEBIAN_MAJOR)) as server:
         yield server
 
 
