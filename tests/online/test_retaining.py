@@ -17,7 +17,7 @@ from fix_wal import ITEMS, logical
 from segue.services import changes, upkeep
 
 START = ("change", "start", "items", "ALTER n TYPE bigint", "--strategy", "ghost", "--env", "shop", "--json")
-SLOTS = "SELECT count(*) FROM pg_replication_slots"
+SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
 #: A hundred megabytes of log that nobody reads.
 LOG = ("SELECT pg_logical_emit_message(false, 'test', repeat('x', 10000000)) FROM generate_series(1, 10)",)
 
@@ -99,7 +99,12 @@ def test_a_slot_that_the_server_invalidates_makes_the_copy_begin_anew(
     url = opened(shops, forgetful_server)
     killed(waiting(segue, shops))
     run_sql(url, *LOG, "INSERT INTO items VALUES (501, 'late', -1)", "CHECKPOINT")
-    until(lambda: value(url, "SELECT bool_and(wal_status = 'lost') FROM pg_replication_slots"), 30)
+    until(
+        lambda: value(
+            url, "SELECT bool_and(wal_status = 'lost') FROM pg_replication_slots WHERE database = current_database()"
+        ),
+        30,
+    )
     swapped(segue, shops, url)
 
 
@@ -116,3 +121,29 @@ def test_a_limit_that_is_too_small_for_anything_ends_the_change_with_words(
 @pytest.mark.parametrize("size", ["many", "-1", "8XB"])
 def test_a_limit_that_is_no_size_is_refused(segue: Segue, shops: Shops, size: str) -> None:
     assert "is not a size; write for example 64MB" in segue(*START, f"--wal-limit={size}").expect(64).stdout
+
+
+def test_what_a_change_that_is_gone_has_left_behind_is_found_by_cleaning(
+    segue: Segue, shops: Shops, logical_server: Server
+) -> None:
+    url = opened(shops, logical_server)
+    killed(waiting(segue, shops))
+    assert "an execution on it has not ended" in segue("env", "clean", "shop", "--yes").expect(3).stderr
+    # Somebody drops Segue's schema, or takes a copy of the database that was made without it.
+    segue("rollback", "--yes").expect(0)
+    run_sql(
+        url,
+        "DROP SCHEMA segue CASCADE",
+        "SELECT pg_create_logical_replication_slot('segue_gone1', 'pgoutput')",
+        "CREATE PUBLICATION segue_gone1 FOR TABLE items",
+        "COMMENT ON PUBLICATION segue_gone1 IS 'segue: follows an online change'",
+        "CREATE PUBLICATION theirs FOR TABLE items",
+        "SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')",
+        "CREATE SCHEMA segue_gone1_old CREATE TABLE items (id int)",
+    )
+    cleaned = segue("env", "clean", "shop", "--yes", "--json").expect(0).json
+    assert cleaned["dropped"] == ["replication slot segue_gone1", "publication segue_gone1"]
+    assert cleaned["left"] == ["schema segue_gone1_old with 1 tables"]
+    assert value(url, "SELECT string_agg(pubname, ' ') FROM pg_publication") == "theirs"
+    assert value(url, SLOTS) == 1
+    run_sql(url, "SELECT pg_drop_replication_slot('theirs')")

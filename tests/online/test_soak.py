@@ -273,6 +273,8 @@ def test_half_an_hour_of_changes_under_eight_writers_loses_nothing_and_leaves_no
     end = time.monotonic() + SECONDS
     soak.oracle.errors.clear()
     while time.monotonic() < end:
+        # Otherwise the writers would draw the same values once more.
+        soak.oracle.seed = soak.chance.randrange(1 << 30)
         with ExitStack() as stack:
             stack.enter_context(soak.oracle.writing())
             stack.enter_context(disturbed(soak.url, soak.chance.randrange(1 << 30)))

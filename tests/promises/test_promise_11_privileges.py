@@ -50,7 +50,7 @@ def _validate(url: str, take: Open) -> None:
 
 def _clean(url: str, take: Open) -> None:
     take(url).close()
-    assert clean(url, holder="tester", export=lambda rows: None)
+    assert clean(url, holder="tester", export=lambda rows: None).schema
 
 
 def _fence(url: str, take: Open) -> None:
@@ -242,7 +242,7 @@ def test_an_owner_is_enough_for_everything(ordinary: str, open_target: Open) -> 
     target.close()
     second = open_target(ordinary, "second")
     second.close()
-    assert clean(ordinary, holder="tester", export=lambda rows: None)
+    assert clean(ordinary, holder="tester", export=lambda rows: None).schema
     assert DATABASE.probe(ordinary).can_create
 
 

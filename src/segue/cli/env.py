@@ -249,8 +249,9 @@ def remove(name: Name, yes: Yes = False, format_: Format = Form.TEXT, json_: Jso
 def clean(name: Name, yes: Yes = False, format_: Format = Form.TEXT, json_: Json = False) -> None:
     """Take Segue's own schema out of an environment's database.
 
-    Refused (exit 3) while an execution has not ended, a rollback window is open, or a fence is armed. The history is
-    kept in the ledger. Afterwards what was run there cannot be rolled back by Segue any more.
+    Replication slots and publications of changes that are gone go too; what may hold rows is named. Refused (exit 3)
+    while an execution has not ended, a rollback window is open, or a fence is armed. The history is kept in the ledger.
+    Afterwards what was run there cannot be rolled back by Segue any more.
 
     Example:
         segue env clean staging --yes
@@ -271,13 +272,18 @@ def clean(name: Name, yes: Yes = False, format_: Format = Form.TEXT, json_: Json
         )
         found, kept = environments.clean(store, settings, name, wiring.parts().database)
     if output.as_json():
-        output.document({"ok": True, "environment": name, "removed": found, "history_kept": kept})
+        document = {"removed": found.schema, "dropped": found.dropped, "left": found.left, "history_kept": kept}
+        output.document({"ok": True, "environment": name, **document})
         return
     output.say(
         f'schema "segue" removed from {place}; {kept} lines of its history are in the ledger'
-        if found
+        if found.schema
         else f'there is no schema "segue" in {place}'
     )
+    for what in found.dropped:
+        output.say(f"dropped the {what}, which a change had left behind")
+    for what in found.left:
+        output.say(f"left as it is, for it may hold rows: {what}")
 
 
 def _read_stdin() -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from segue.model.checks import Checkup
+    from segue.model.cleaning import Cleaned
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
@@ -793,10 +794,11 @@ class Database(Protocol):
         """Return a look at a database beside whoever works there, without its lease."""
         ...
 
-    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> Cleaned:
         """Remove Segue's schema from a database, under its lease, after `export` has kept the history's rows.
 
-        Returns False when there was none. Raises Busy while anything runs, Blocked when something still uses it.
+        Slots and publications that changes have left behind go too. Raises Busy while anything runs, Blocked when
+        something still uses the schema.
         """
         ...
 

@@ -18,6 +18,7 @@ from segue.model.windows import FAR, Window
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from segue.model.cleaning import Cleaned
     from segue.model.probe import Probe
     from segue.settings import Settings
     from segue.store import Store
@@ -57,8 +58,8 @@ class Added:
 class Cleanable(Protocol):
     """The part of a database that cleaning needs."""
 
-    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
-        """Remove Segue's schema after `export` has kept the history; False when there was none."""
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> Cleaned:
+        """Remove Segue's schema after `export` has kept the history, and what changes that are gone have left."""
         ...
 
 
@@ -243,10 +244,10 @@ def remove(session: Session, settings: Settings, name: str) -> bool:
     return bool(kept)
 
 
-def clean(store: Store, settings: Settings, name: str, database: Callable[[str], Cleanable]) -> tuple[bool, int]:
+def clean(store: Store, settings: Settings, name: str, database: Callable[[str], Cleanable]) -> tuple[Cleaned, int]:
     """Take Segue's schema out of an environment's database; its history goes to the ledger first.
 
-    Returns whether there was a schema, and how many history rows were kept. Raises Blocked while an execution runs,
+    Returns what was removed, and how many history rows were kept. Raises Blocked while an execution runs,
     can still go on or be rolled back, Busy while somebody holds the target.
     """
     from segue.store import ledger, secrets

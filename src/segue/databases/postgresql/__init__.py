@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from segue.model.checks import Checkup
+    from segue.model.cleaning import Cleaned
     from segue.model.facts import TargetFacts
     from segue.model.impact import Statement
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
@@ -116,7 +117,7 @@ class PostgreSQL:
         # Not as sessions of a lease are called: whoever takes that ends those.
         return Gauge(url, application="segue-look", schema="public")
 
-    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
+    def clean(self, url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> Cleaned:
         """Take Segue's schema out of a database."""
         from segue.databases.postgresql.cleaning import clean
 

@@ -9,7 +9,9 @@ from segue.databases.postgresql import fence
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain
 from segue.databases.postgresql.lease import Lease
+from segue.databases.postgresql.online.slots import COMMENT
 from segue.errors import Blocked
+from segue.model.cleaning import Cleaned
 from segue.model.urls import place
 
 if TYPE_CHECKING:
@@ -45,14 +47,40 @@ _CHANGES = """
     FROM segue.change c WHERE c.ended_at IS NULL AND c.strategy <> 'native-online' ORDER BY c.created_at
 """
 
+# Asked once the schema is gone: what goes on keeps its state there, so these belong to nothing any more. A slot that is
+# read is somebody's.
+_SLOTS = """
+    SELECT slot_name::text FROM pg_catalog.pg_replication_slots
+    WHERE database = pg_catalog.current_database() AND slot_type = 'logical' AND slot_name ~ '^segue_[a-z0-9]+$'
+      AND NOT active AND pg_catalog.to_regnamespace('segue') IS NULL
+    ORDER BY 1
+"""
+_PUBLICATIONS = """
+    SELECT pubname::text FROM pg_catalog.pg_publication
+    WHERE pg_catalog.obj_description(oid, 'pg_publication') = %s AND pg_catalog.to_regnamespace('segue') IS NULL
+    ORDER BY 1
+"""
+_LEFT = """
+    SELECT pg_catalog.format('schema %I with %s tables', n.nspname,
+        (SELECT count(*) FROM pg_catalog.pg_class AS c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p')))
+    FROM pg_catalog.pg_namespace AS n
+    WHERE n.nspname ~ '^segue_[a-z0-9]+_(new|old)$' AND pg_catalog.to_regnamespace('segue') IS NULL
+    UNION ALL
+    SELECT pg_catalog.format('trigger %I on %s', t.tgname, t.tgrelid::regclass)
+    FROM pg_catalog.pg_trigger AS t
+    WHERE t.tgname ~ '^segue_[a-z0-9]+_' AND NOT t.tgisinternal AND t.tgparentid = 0
+      AND pg_catalog.to_regnamespace('segue') IS NULL
+    ORDER BY 1
+"""
+
 #: What `pg_class.relkind` calls them and what DROP does, in the order in which they can go.
 KINDS = (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("rp", "TABLE"), ("S", "SEQUENCE"))
 
 _ROUTINES = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'segue'::regnamespace ORDER BY 1"
 
 
-def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> bool:
-    """Remove the schema `segue`, after `export` has kept its history; False when there was none.
+def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], None]) -> Cleaned:
+    """Remove the schema `segue`, after `export` has kept its history, and slots and publications that nothing needs.
 
     Raises Busy while an execution holds the lease, and Blocked when a fence is armed or something outside the schema
     needs it: nothing but Segue's own objects is ever dropped.
@@ -62,7 +90,7 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
     try:
         with open_session(url, application="segue clean") as connection:
             if not _value(connection, "SELECT to_regnamespace('segue') IS NOT NULL"):
-                return False
+                return _remains(connection, schema=False)
             lease = Lease(url, execution="clean", holder=holder)
             try:
                 fence.clear(connection, url)
@@ -74,9 +102,35 @@ def clean(url: str, *, holder: str, export: Callable[[list[dict[str, Any]]], Non
                 _drop(connection)
             finally:
                 lease.close()
+            return _remains(connection, schema=True)
     except psycopg.Error as error:
         raise explain(error, place(url)) from error
-    return True
+
+
+def _remains(connection: psycopg.Connection[Any], *, schema: bool) -> Cleaned:
+    """Drop what keeps the server's log back or publishes tables for nobody, and name what may hold rows."""
+    import psycopg
+    from psycopg import sql
+
+    dropped, left = [], []
+    for (name,) in connection.execute(_SLOTS).fetchall():
+        try:
+            connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
+        except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+            continue  # somebody reads it, or was quicker
+        except psycopg.errors.InsufficientPrivilege:
+            left.append(f"replication slot {name}, which only a role with REPLICATION can drop")
+            continue
+        dropped.append(f"replication slot {name}")
+    for (name,) in connection.execute(_PUBLICATIONS, [COMMENT]).fetchall():
+        try:
+            connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege:
+            left.append(f"publication {name}, which only its owner can drop")
+            continue
+        dropped.append(f"publication {name}")
+    left += [row[0] for row in connection.execute(_LEFT).fetchall()]
+    return Cleaned(schema, tuple(dropped), tuple(left))
 
 
 def _refuse_changes(connection: psycopg.Connection[Any]) -> None:
