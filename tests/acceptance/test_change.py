@@ -407,3 +407,15 @@ def test_looking_at_changes_that_are_not_there_says_what_to_do(segue: Segue, sho
     assert "there is no online change yet" in segue("change", "show").expect(2).stderr
     wrong = segue("change", "start", "orders", WIDEN, "--env", "shop", "--strategy", "x").expect(64)
     assert "is not one of" in wrong.stderr
+
+
+def test_a_second_change_of_a_table_is_busy_until_the_first_has_ended(segue: Segue, shop: Shops, database: str) -> None:
+    first = ("change", "start", "orders", WIDEN, "--env", "shop", "--strategy", "shadow-table")
+    second = ("change", "start", "orders", "ADD x int", "--env", "shop", "--strategy", "shadow-table")
+    segue(*first).expect(0)
+    refused = segue(*second).expect(75).stderr
+    assert "another online change has the tables" in refused
+    assert "`segue change cleanup" in refused
+    segue("change", "cleanup", "orders", "--env", "shop", "--now", "--yes").expect(0)
+    segue(*second).expect(0)
+    assert columns(database)[-1] == "x integer"

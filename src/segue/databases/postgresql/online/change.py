@@ -28,6 +28,7 @@ from segue.databases.postgresql.online import (
     moves,
     parity,
     planners,
+    preflight,
     shadow,
     swap,
     verify,
@@ -237,12 +238,7 @@ class PostgresChange:
                 hanging = {**member.dependents, **dependents.find(site.look, member, members)}
                 refused += dependents.refusals(hanging)
                 found.append(member.model_copy(update={"dependents": hanging}))
-            if refused:
-                raise StepFailed(
-                    "the tables cannot be changed online",
-                    details=refused,
-                    hint="nothing was changed; each line says what stands in the way, and what to do",
-                )
+            preflight.refuse(refused)
             blueprint = blueprint.model_copy(update={"members": tuple(found)})
             warnings = [line for member in found for line in dependents.warnings(site.look, member, blueprint)]
             if strategy == "ghost":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.online.blueprint import Place
+from segue.errors import Busy, StepFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,6 +103,28 @@ def standing(connection: Connection, oids: Sequence[int]) -> list[str]:
     return found
 
 
+class Passing(str):
+    """A reason that goes away by itself: another change works there, or its way back is open."""
+
+    __slots__ = ()
+
+
+def refuse(reasons: list[str]) -> None:
+    """Raise Busy where nothing but other changes stands in the way, StepFailed where anything else does."""
+    if reasons and all(isinstance(reason, Passing) for reason in reasons):
+        raise Busy(
+            "another online change has the tables",
+            details=reasons,
+            hint="nothing was changed; begin it again once that has ended",
+        )
+    if reasons:
+        raise StepFailed(
+            "the tables cannot be changed online",
+            details=reasons,
+            hint="nothing was changed; each line says what stands in the way, and what to do",
+        )
+
+
 def _busy(connection: Connection) -> tuple[dict[tuple[str, str], str], set[str]]:
     """Return what is to be said of tables of changes that have not ended, and the ids of these changes."""
     known = connection.execute(_KEPT).fetchone()
@@ -160,7 +183,7 @@ def _standing_table(
     for tool in tools:
         yield f'the trigger "{tool}" on {table} is of another tool\'s change or repacking: let that end first'
     if (schema, name) in busy:
-        yield busy[schema, name]
+        yield Passing(busy[schema, name])
 
 
 def _keyless(table: Definition) -> Iterator[Place]:

@@ -70,12 +70,7 @@ def _look_before(connection: Connection, spec: ChangeSpec) -> list[Definition]:
         if table.oid in seen:
             refused.append(f'"{table.name}" stands twice in the change: give its ALTERs together')
         seen.add(table.oid)
-    if refused:
-        raise StepFailed(
-            "the tables cannot be changed online",
-            details=refused,
-            hint="nothing was changed; each line says what stands in the way, and what to do",
-        )
+    preflight.refuse(refused)
     return tables
 
 
