@@ -6,7 +6,7 @@ CREATE TABLE orders (
     id bigint PRIMARY KEY, parent_id bigint CONSTRAINT orders_parent REFERENCES parents,
     day date NOT NULL DEFAULT '2026-01-01', amount numeric(10, 2), note varchar(20), state text, proven int, doc json,
     span interval(3), at timestamp, happened timestamp, address cidr, name text COLLATE "C",
-    stored int GENERATED ALWAYS AS (1) STORED, self bigint,
+    stored int GENERATED ALWAYS AS (1) STORED, self bigint, price numeric(10, 2), size int, words tsvector,
     CONSTRAINT amount_positive CHECK (amount >= 0), CONSTRAINT state_unique UNIQUE (state),
     CONSTRAINT proven_not_null CHECK (proven IS NOT NULL)
 );
@@ -14,8 +14,8 @@ CREATE UNIQUE INDEX orders_by_id ON orders (id);
 CREATE INDEX orders_by_day ON orders (day);
 CREATE INDEX orders_by_happened ON orders (happened);
 CREATE INDEX orders_by_name ON orders (name);
-CREATE INDEX orders_by_words ON orders USING gin (to_tsvector('simple', note));
-CREATE INDEX orders_by_sum ON orders ((amount + 1));
+CREATE INDEX orders_by_words ON orders USING gin (words);
+CREATE INDEX orders_by_sum ON orders ((self + 1));
 ALTER TABLE orders ADD CONSTRAINT late CHECK (amount < 1000000) NOT VALID;
 ALTER TABLE orders ADD CONSTRAINT late_parent FOREIGN KEY (self) REFERENCES parents NOT VALID;
 CREATE TABLE children (
@@ -56,10 +56,11 @@ CREATE MATERIALIZED VIEW daily AS SELECT day, count(*) AS n FROM orders GROUP BY
 CREATE UNIQUE INDEX daily_key ON daily (day);
 
 CREATE TABLE events (id bigint, at date NOT NULL, amount int, late int) PARTITION BY RANGE (at);
-CREATE INDEX events_by_at ON events (at);
 CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE events_rest PARTITION OF events DEFAULT;
-CREATE TABLE events_2026 (id bigint, at date NOT NULL, amount int, late int);
+CREATE TABLE events_2026 (
+    id bigint, at date NOT NULL, amount int, late int, CONSTRAINT late CHECK (late < 100)
+);
 ALTER TABLE events ADD CONSTRAINT late CHECK (late < 100) NOT VALID;
 COMMENT ON TABLE events_2025 IS 'partition';
 COMMENT ON TABLE events_2026 IS 'partition';
@@ -69,10 +70,9 @@ CREATE TABLE days_2025 PARTITION OF days FOR VALUES FROM ('2025-01-01') TO ('202
 CREATE TABLE days_rest PARTITION OF days DEFAULT;
 ALTER TABLE days_rest ADD CONSTRAINT none_of_2026 CHECK (at IS NOT NULL AND (at < '2026-01-01' OR at >= '2027-01-01'));
 CREATE TABLE days_2026 (
-    id bigint, at date NOT NULL, CONSTRAINT only_2026 CHECK (at IS NOT NULL AND at >= '2026-01-01' AND at < '2027-01-01')
+    id bigint, at date NOT NULL,
+    CONSTRAINT only_2026 CHECK (at IS NOT NULL AND at >= '2026-01-01' AND at < '2027-01-01')
 );
-CREATE INDEX days_by_id ON ONLY days (id);
-CREATE INDEX days_2025_by_id ON days_2025 (id);
 COMMENT ON TABLE days_2025 IS 'partition';
 COMMENT ON TABLE days_2026 IS 'partition';
 COMMENT ON TABLE days_rest IS 'default partition';
@@ -87,7 +87,13 @@ COMMENT ON TABLE weeks_2024 IS 'partition';
 COMMENT ON TABLE weeks_rest IS 'default partition';
 CREATE TABLE months (id bigint, at date NOT NULL) PARTITION BY RANGE (at);
 CREATE TABLE months_2025 PARTITION OF months FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE months_2026 (id bigint, at date NOT NULL);
+CREATE INDEX months_by_at ON months (at);
+CREATE INDEX months_by_id ON ONLY months (id);
+CREATE INDEX months_2025_by_id ON months_2025 (id);
 COMMENT ON TABLE months_2025 IS 'partition';
+COMMENT ON TABLE months_2026 IS 'partition';
+CREATE ACCESS METHOD forms_heap TYPE TABLE HANDLER heap_tableam_handler;
 
 CREATE SEQUENCE numbers;
 CREATE SEQUENCE owned OWNED BY heirs.id;
@@ -103,8 +109,9 @@ CREATE STATISTICS spare_stats ON id, parent_id FROM spare;
 CREATE PUBLICATION changes FOR TABLE measures;
 
 INSERT INTO parents SELECT n, n FROM generate_series(1, 50) n;
-INSERT INTO orders (id, parent_id, amount, note, state, proven, doc, span, at, happened, address, name, self)
-    SELECT n, n, 5, 'x', n, n, '{}', '1 day', '2026-01-01', '2026-01-01', '10.0.0.1', n, n FROM generate_series(1, 50) n;
+INSERT INTO orders (id, parent_id, amount, note, state, proven, doc, span, at, happened, address, name, self, size)
+    SELECT n, n, 5, 'x', n, n, '{}', '1 day', '2026-01-01', '2026-01-01', '10.0.0.1', n, n, n
+    FROM generate_series(1, 50) n;
 INSERT INTO children SELECT n, n FROM generate_series(1, 50) n;
 INSERT INTO spare SELECT n, n, '2026-01-01', 'x' FROM generate_series(1, 50) n;
 INSERT INTO loose SELECT n, n FROM generate_series(1, 50) n;
@@ -125,7 +132,9 @@ INSERT INTO days SELECT n, '2025-05-05' FROM generate_series(1, 50) n;
 INSERT INTO days SELECT n, '2000-05-05' FROM generate_series(1, 50) n;
 INSERT INTO days_2026 SELECT n, '2026-05-05' FROM generate_series(1, 50) n;
 INSERT INTO months SELECT n, '2025-05-05' FROM generate_series(1, 50) n;
+INSERT INTO months_2026 SELECT n, '2026-05-05' FROM generate_series(1, 50) n;
 INSERT INTO weeks SELECT n, '2025-05-05' FROM generate_series(1, 50) n;
 INSERT INTO weeks_rest SELECT n, '2000-05-05' FROM generate_series(1, 50) n;
 INSERT INTO attic.relics SELECT n FROM generate_series(1, 50) n;
 REFRESH MATERIALIZED VIEW daily;
+UPDATE orders SET day = '2026-01-02' WHERE id = 1;
