@@ -1,6 +1,7 @@
-"""Write what of the documentation is generated: `docs/commands.md` from the help, the tour's outputs in `README.md`.
+"""Write what of the documentation is generated: the pages of commands and locks, the tour's outputs in `README.md`.
 
-    python docs/write.py commands
+    python docs/write.py commands   # from the help
+    python docs/write.py locks      # from what was measured of each form of a statement
     python docs/write.py tour       # needs a server: PGHOST, PGUSER, PGPASSWORD …, and a SEGUE_HOME without "staging"
 
 The tour's commands are the `sh` blocks of `README.md` under a comment `<!-- tour -->`, or `<!-- tour: exit 2 -->` where
@@ -9,13 +10,15 @@ they end with another code. What they print stands in the `text` block that foll
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,6 +100,71 @@ def _help(*words: str) -> str:
     ).stdout
 
 
+LOCKS = """# What statements lock, and for how long
+
+Measured on real servers, PostgreSQL 14 to 18. Written by `python docs/write.py locks`; a test runs every statement and
+compares. Segue's predictions are compared with the same table.
+
+A lock is on the table that the statement names, unless another is said: the *parent* or *child* of a foreign key, a
+*partition*, the *default partition*, what a table is *inherited* from, the users of a domain or type, the table's
+indexes. What the statement itself creates is left out: nobody else sees it.
+
+ACCESS EXCLUSIVE blocks reads and writes, EXCLUSIVE, SHARE ROW EXCLUSIVE and SHARE block writes. SHARE UPDATE EXCLUSIVE
+blocks neither, but other changes of the schema, VACUUM and ANALYZE. The weaker ones are those of
+queries and writes. Whoever waits for a lock makes everybody wait who comes later and wants one that conflicts with it.
+
+How long the lock is held: *instant* does not depend on the table's size; a *scan* reads the tables in brackets; an
+*index build* reads the table and writes an index; a *rewrite* writes the tables in brackets anew, with all of their
+indexes; *data* is what the statement reads or writes. A form that stands *alone* may not be in a transaction. No
+versions are named where 14 to 18 do the same; versions that are left out refuse the form.
+"""
+
+
+def locks() -> str:
+    """Return the page of locks: each form, family by family."""
+    import yaml
+
+    from segue.databases.postgresql import forms
+
+    words = [LOCKS]
+    for path in sorted(Path(forms.__file__).parent.glob("*.yaml")):
+        text = path.read_text()
+        title = text.partition("\n")[0].removeprefix("# ").partition(". ")[0].rstrip(".")
+        words += [f"## {title}", "", "| Form | Statement | Versions | Locks | Duration |", f"|{' --- |' * 5}"]
+        for key in yaml.safe_load(text):
+            words += _rows(forms.form(key))
+        words.append("")
+    return "\n".join(words).rstrip() + "\n"
+
+
+def _rows(form: Any) -> Iterator[str]:
+    """Yield a row for all versions that do the same; those that refuse the form have none."""
+    known = [major for major in sorted(form.facts) if not form.facts[major].error]
+    example = form.example.replace("|", "\\|")
+    for said, group in itertools.groupby(known, key=lambda major: _said(form.facts[major])):
+        majors = list(group)
+        span = "" if len(majors) == len(form.facts) else "-".join(map(str, dict.fromkeys((majors[0], majors[-1]))))
+        yield f"| {form.key} | {form.words}: `{example}` | {span} | {said} |"
+
+
+def _said(facts: Any) -> str:
+    # Every query holds the weak locks on indexes.
+    taken = {role: lock.value for role, lock in facts.locks.items() if role != "index" or lock.rank > 3}
+    named = [lock if role == "table" else f"{role}: {lock}" for role, lock in sorted(taken.items(), key=_first)]
+    held = facts.duration.value
+    over = sorted(facts.rewrites or facts.scans)
+    if over and over != ["table"]:
+        held += f" ({', '.join(over)})"
+    if facts.waits:
+        held = f"{held}, waits" if facts.duration.value != "wait for snapshots" else "waits"
+        held += f" for older transactions{' that use the table' if facts.waits == 'users' else ''}"
+    return f"{'; '.join(named) or 'none'} | {held}{', alone' if facts.alone else ''}"
+
+
+def _first(taken: tuple[str, str]) -> tuple[bool, str]:
+    return taken[0] != "table", taken[0]
+
+
 def _write_tour() -> None:
     path = ROOT / "README.md"
     text = path.read_text()
@@ -120,6 +188,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["commands"]:
             (ROOT / "docs/commands.md").write_text(commands())
+        case ["locks"]:
+            (ROOT / "docs/locks.md").write_text(locks())
         case ["tour"]:
             _write_tour()
         case _:

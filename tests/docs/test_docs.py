@@ -55,6 +55,11 @@ def test_the_page_of_commands_is_what_help_says() -> None:
     assert (DOCS / "commands.md").read_text() == written, "run: .venv/bin/python docs/write.py commands"
 
 
+def test_the_page_of_locks_is_what_was_measured() -> None:
+    written = runpy.run_path(str(DOCS / "write.py"))["locks"]()
+    assert (DOCS / "locks.md").read_text() == written, "run: .venv/bin/python docs/write.py locks"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_that_a_page_names_exist(page: Path) -> None:
     known = re.findall(r"^## (segue(?: [a-z-]+)*)$", (DOCS / "commands.md").read_text(), re.MULTILINE)
