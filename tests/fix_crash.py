@@ -55,14 +55,22 @@ class Crasher:
             self._driver.stdin.close()
 
 
-def places(points: list[str], wanted: Callable[[str], bool] = lambda point: True) -> list[Place]:
-    """Return where to kill: every point, of those that come in numbers the first two and the last."""
+#: A matrix of kills: at each point the first time and the last, or, as a slow test, whenever it comes.
+EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ends", "every"])
+
+
+def places(points: list[str], wanted: Callable[[str], bool] = lambda point: True, *, every: bool = True) -> list[Place]:
+    """Return where to kill: every point, of those that come in numbers the first two and the last.
+
+    Without `every`, of each the first and the last.
+    """
     counted = Counter(point for point in points if wanted(point))
     return [
         (name, occurrence)
         for name, count in counted.items()
         for occurrence in range(1, count + 1)
-        if not name.startswith(("chunk-", "batch-", "job-written")) or occurrence in (1, 2, count)
+        if occurrence in (1, count)
+        or (every and (occurrence == 2 or not name.startswith(("chunk-", "batch-", "job-written"))))
     ]
 
 

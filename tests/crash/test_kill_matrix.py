@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_crash import came_up, kept, places
+from fix_crash import EVERY, came_up, kept, places
 from psycopg import sql
 
 from segue import settings
@@ -200,15 +200,16 @@ def status(matrix: Matrix, name: str) -> dict[str, Any]:
         return watching.describe(session, session.query(ExecutionRow).filter_by(environment_id=here).one())
 
 
+@EVERY
 @pytest.mark.timeout(600)
-def test_forward_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> None:
+def test_forward_killed_at_each_point_ends_in_the_same_state(matrix: Matrix, every: bool) -> None:
     unharmed = matrix.target()
     answer = matrix.ask(["run", str(matrix.plan), "--env", unharmed])
     assert answer["status"] == 0, answer["output"]
     expected = matrix.state(unharmed)
     assert expected["counter"] == (11,)
     assert dict(expected["chunks"]) == {"forward": 3000}
-    for point, occurrence in places(answer["points"]):
+    for point, occurrence in places(answer["points"], every=every):
         name = matrix.target()
         if not came_up(matrix.ask(["run", "everything", "--env", name], point, occurrence), (point, occurrence)):
             continue
@@ -220,8 +221,9 @@ def test_forward_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> 
     assert matrix.ask(["ledger", "verify"])["status"] == 0
 
 
+@EVERY
 @pytest.mark.timeout(600)
-def test_rollback_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) -> None:
+def test_rollback_killed_at_each_point_ends_in_the_same_state(matrix: Matrix, every: bool) -> None:
     name = matrix.target()
     assert matrix.ask(["run", str(matrix.plan), "--env", name])["status"] == 0
     identity = status(matrix, name)["execution"]
@@ -230,7 +232,7 @@ def test_rollback_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) ->
         assert answer["status"] == 0, answer["output"]
         expected = matrix.state(name)
         assert expected["counter"] == (0,)
-        for point, occurrence in places(answer["points"]):
+        for point, occurrence in places(answer["points"], every=every):
             as_it_was()
             if not came_up(matrix.ask(["rollback", identity], point, occurrence), (point, occurrence)):
                 continue
@@ -240,13 +242,15 @@ def test_rollback_killed_at_each_point_ends_in_the_same_state(matrix: Matrix) ->
             assert status(matrix, name)["status"] == "rolled-back", (point, occurrence)
 
 
+@EVERY
 @pytest.mark.timeout(300)
-def test_killed_run_can_be_rolled_back_from_each_effect(matrix: Matrix) -> None:
+def test_killed_run_can_be_rolled_back_from_each_effect(matrix: Matrix, every: bool) -> None:
     name = matrix.target()
     answer = matrix.ask(["run", str(matrix.plan), "--env", name])
     with psycopg.connect(matrix.server.url(matrix.template)) as connection:
         before = schema_state.read(connection, "public")
-    for point, occurrence in places([p for p in answer["points"] if p.startswith(("effect-", "chunk-", "mark-"))]):
+    effects = [point for point in answer["points"] if point.startswith(("effect-", "chunk-", "mark-"))]
+    for point, occurrence in places(effects, every=every):
         name = matrix.target()
         if not came_up(matrix.ask(["run", "everything", "--env", name], point, occurrence), (point, occurrence)):
             continue

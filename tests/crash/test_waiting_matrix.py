@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_crash import Crasher, Place, kept, places
+from fix_crash import EVERY, Crasher, Place, kept, places
 from fix_shops import Shops
 from fix_targets import rows, run_sql
 
@@ -73,14 +73,15 @@ def waits(shops: Shops, new_database: Callable[[], str], new_crasher: Callable[.
     return Waits(shops, new_database, new_crasher(SEGUE_HOME=home, SEGUE_STORE=store_url, SEGUE_USER="tester"))
 
 
+@EVERY
 @pytest.mark.timeout(400)
-def test_steps_side_by_side_killed_at_each_point_wait_for_the_same_approval(waits: Waits) -> None:
+def test_steps_side_by_side_killed_at_each_point_wait_for_the_same_approval(waits: Waits, every: bool) -> None:
     unharmed = waits.target()
     answer = waits.run(unharmed)
     assert answer["status"] == 3, answer["output"]
     expected = waits.state(unharmed)
     assert expected[0] == [(1, 1, 0)]
-    for place in places(answer["points"]):
+    for place in places(answer["points"], every=every):
         name = waits.target()
         # Which thread passes a point how often depends on the others: a place may not come up this time.
         killed = waits.run(name, kill=place)
@@ -92,8 +93,9 @@ def test_steps_side_by_side_killed_at_each_point_wait_for_the_same_approval(wait
         assert waits.execution(name)["status"] == "waiting", place
 
 
+@EVERY
 @pytest.mark.timeout(400)
-def test_approved_run_killed_at_each_point_ends_in_the_same_state(waits: Waits) -> None:
+def test_approved_run_killed_at_each_point_ends_in_the_same_state(waits: Waits, every: bool) -> None:
     name = waits.target()
     assert waits.run(name)["status"] == 3
     waits.approve(name)
@@ -102,7 +104,7 @@ def test_approved_run_killed_at_each_point_ends_in_the_same_state(waits: Waits) 
         assert answer["status"] == 0, answer["output"]
         expected = waits.state(name)
         assert expected[0] == [(1, 1, 1)]
-        for place in places(answer["points"]):
+        for place in places(answer["points"], every=every):
             as_it_was()
             killed = waits.run(name, kill=place)
             assert killed["status"] == -9, (place, killed["output"])
