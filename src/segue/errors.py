@@ -159,6 +159,12 @@ class SafelyUndone(SegueError):
     exit_code = ExitCode.UNDONE
 
 
+class NotCaughtUp(SafelyUndone):
+    """What was committed in one database of a move did not arrive in the other in time; nothing was changed."""
+
+    code = "S018"
+
+
 class CannotTell(SegueError):
     """Whether an effect took place cannot be seen on the target; a person must decide."""
 
