@@ -39,7 +39,7 @@ from segue.databases.postgresql.online.building import Builder, drop_plain
 from segue.databases.postgresql.online.drain import Drainer
 from segue.databases.postgresql.online.orphans import Orphans
 from segue.engine import journal
-from segue.errors import LockNotGranted, OutcomeUnknown, SegueError, StepFailed, WouldLose
+from segue.errors import LockNotGranted, OutcomeUnknown, PrivilegeMissing, SegueError, StepFailed, WouldLose
 from segue.model.lifecycles import OnlineChangePhase as Phase
 from segue.model.online import Chosen, Drained, Swapped, Verified, readable
 from segue.model.online import Member as SeenMember
@@ -298,7 +298,11 @@ class PostgresChange:
                     )
             # Captured anew, the tables must still be what they were.
             if "signature" not in self._detail:
-                self._detail = {**self._detail, "signature": watching.signature(self._site.work, drawn, FORWARD)}
+                self._detail = {
+                    **self._detail,
+                    "signature": watching.signature(self._site.work, drawn, FORWARD),
+                    f"objects {FORWARD}": watching.objects(self._site.work, drawn, FORWARD),
+                }
             self._detail = {**self._detail, "triggers": watching.captured(self._site.work, drawn, FORWARD)}
             self._advance(Phase.COPYING_DATA, detail=self._detail)
 
@@ -576,12 +580,22 @@ class PostgresChange:
             triggers = self._detail.get("triggers")
             if triggers is not None and watching.captured(self._site.look, self.blueprint, FORWARD) != triggers:
                 raise watching.missed(FORWARD)
-            if watching.signature(self._site.look, self.blueprint, FORWARD) != self._detail["signature"]:
-                raise StepFailed(
-                    "somebody has changed the tables since the change began: "
-                    + ", ".join(str(member.table) for member in self.blueprint.members),
-                    hint="nothing was swapped: take the change back with `segue rollback`, and begin anew",
+            if lost := watching.rights_lost(self._site.look, self.blueprint):
+                raise PrivilegeMissing(
+                    "the tables could not be swapped any more: rights were taken away since the change began",
+                    details=lost,
+                    hint="nothing is lost: grant them again, and `segue resume` goes on",
                 )
+            if watching.signature(self._site.look, self.blueprint, FORWARD) != self._detail["signature"]:
+                raise watching.changed(
+                    self._altered(FORWARD), ", ".join(str(member.table) for member in self.blueprint.members)
+                )
+
+    def _altered(self, direction: str) -> list[str]:
+        """Say what others changed of the tables since they were looked at first."""
+        return watching.altered(
+            self._site.look, self.blueprint, direction, self._detail.get(f"objects {direction}", {})
+        )
 
     def retained(self) -> Retained | None:
         """Return what is kept back of the server's log, as the reader saw last; None where nothing is."""
@@ -630,7 +644,13 @@ class PostgresChange:
             return swapped
 
     def _swap(
-        self, direction: str, patience: Patience, budget: float, note: Callable[[str], None], most: int, expected: str
+        self,
+        direction: str,
+        patience: Patience,
+        budget: float,
+        note: Callable[[str], None],
+        most: int,
+        expected: str,
     ) -> Swapped:
         drawn = self.blueprint
         for member in drawn.members:
@@ -652,6 +672,7 @@ class PostgresChange:
             note=note,
             most=most,
             expected=expected,
+            known=self._detail.get(f"objects {direction}", {}),
             triggers=self._detail.get("triggers" if direction == FORWARD else f"triggers after {FORWARD}"),
             check=self._orphans(direction).check,
             barrier=reader.barrier if reader is not None and direction == FORWARD else None,
@@ -688,6 +709,7 @@ class PostgresChange:
                 self._detail = {
                     **self._detail,
                     "after": watching.signature(self._site.work, self.blueprint, BACKWARD),
+                    f"objects {BACKWARD}": watching.objects(self._site.work, self.blueprint, BACKWARD),
                     "parity": lines,
                 }
                 with self._site.transaction() as connection:
@@ -777,6 +799,7 @@ class PostgresChange:
         if watching.signature(self._site.look, drawn, BACKWARD) != self._detail["after"]:
             raise StepFailed(
                 "somebody has changed the new tables since the swap: the old ones are not their past any more",
+                details=self._altered(BACKWARD),
                 hint="take that change back first; the way back stays open until the retention is over",
             )
 

@@ -12,7 +12,7 @@ from segue.databases.postgresql import history, parse
 from segue.databases.postgresql.locking import NotThisTime, find_blockers, set_local, take_locks
 from segue.databases.postgresql.online import alive, capture, dependents, moves, snapshots
 from segue.databases.postgresql.online.blueprint import Place
-from segue.databases.postgresql.online.watching import captured, missed, signature
+from segue.databases.postgresql.online.watching import altered, captured, changed, missed, signature
 from segue.engine import journal
 from segue.errors import LockNotGranted, StepFailed
 from segue.model.online import Rehearsed, Swapped
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.online.blueprint import Blueprint, Member
     from segue.databases.postgresql.online.drain import Drainer
     from segue.databases.postgresql.online.site import Site
+    from segue.databases.postgresql.online.watching import Objects
     from segue.ports import EffectKey
 
 #: The part of a step's history that is the swap.
@@ -65,16 +66,17 @@ def swap(
     note: Callable[[str], None],
     most: int,
     expected: str,
+    known: Objects,
     triggers: str | None,
     check: Callable[[psycopg.Connection[Any], Mapping[int, Drainer]], None],
     barrier: Callable[[float], None] | None = None,
 ) -> Swapped:
     """Swap in `direction`; FORWARD puts the shadows in place, BACKWARD the old tables.
 
-    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have,
-    `triggers` that of the change's own triggers, where it is known; `check` looks at
-    the rows once they are up to date, and raises LockNotGranted where some do not fit; `barrier` waits until a log
-    that lags behind holds all that was committed before the locks. Raises Behind when more than `most` keys have to be
+    `drainers` work on `site.work`, by member; `expected` is the signature that the tables must have, and `known` its
+    objects, where they are known; `triggers` that of the change's own triggers, where it is known; `check` looks at the
+    rows once they are up to date, and raises LockNotGranted where some do not fit; `barrier` waits until a log that
+    lags behind holds all that was committed before the locks. Raises Behind when more than `most` keys have to be
     drained under the locks or the `budget` of seconds is used up, LockNotGranted when the locks are not to be had,
     StepFailed when rows differ or somebody has changed a table.
     """
@@ -100,10 +102,7 @@ def swap(
             if triggers is not None and captured(connection, blueprint, direction) != triggers:
                 raise missed(direction)
             if signature(connection, blueprint, direction) != expected:
-                raise StepFailed(
-                    "somebody has changed the tables since the change began",
-                    hint="nothing was swapped: take the change back with `segue rollback`, and begin anew",
-                )
+                raise changed(altered(connection, blueprint, direction, known))
             connection.execute(moving.encode())
         except psycopg.errors.QueryCanceled as error:
             raise Behind(f"the swap took longer than {budget:g} s under its locks, and was given up") from error
@@ -129,7 +128,11 @@ def swap(
 
     started: list[float] = []
     views = dependents.views_first(blueprint)
-    site.in_slices(locks(blueprint, direction), patience, note, act, first=views)
+    try:
+        site.in_slices(locks(blueprint, direction), patience, note, act, first=views)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        # What was to be locked is not there any more.
+        raise changed(altered(site.look, blueprint, direction, known)) from error
     held = (clock.ticks() - started[-1]) * 1000
     journal.point("online-swap-committed")
     return Swapped(held, tries, done[0].keys)
