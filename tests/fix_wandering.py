@@ -164,6 +164,14 @@ class Seen:
     acknowledged: int = 0
     fenced: int = 0
     errors: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+    threads: list[Background] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Have the writers end what they do."""
+        self.over.set()
+        for thread in self.threads:
+            thread.result()
 
     def wanted(self) -> Content:
         """Return what must be there."""
@@ -179,14 +187,11 @@ def traffic(moved: Moved, seed: int) -> Iterator[Seen]:
         {t: {k: v for k, v in start[t].items() if owner[t](k) % WRITERS == w} for t in TABLES} for w in range(WRITERS)
     ]
     seen = Seen(moved.open, journals)
-    stop = threading.Event()
-    threads = [Background(lambda w=w: _Writer(moved, seen, w, seed).run(stop)) for w in range(WRITERS)]
+    seen.threads = [Background(lambda w=w: _Writer(moved, seen, w, seed).run(seen.over)) for w in range(WRITERS)]
     try:
         yield seen
     finally:
-        stop.set()
-        for thread in threads:
-            thread.result()
+        seen.stop()
 
 
 class _Writer:
@@ -197,6 +202,7 @@ class _Writer:
         self._chance = random.Random(seed * 100 + number)
         self._journal = seen.journals[number]
         self._fresh = 0
+        self._prefix = f"{number}-{secrets.token_hex(4)}"
 
     def run(self, stop: threading.Event) -> None:
         with ExitStack() as stack:
@@ -253,7 +259,7 @@ class _Writer:
         what = self._chance.choice(["update", "big", "delete", "insert", "move", "swap", "part"])
         if what == "insert":
             self._fresh += 1
-            row = one(f"INSERT INTO item (code, n) VALUES (%s, 1) {back}", f"w{self._number}-{self._fresh}")
+            row = one(f"INSERT INTO item (code, n) VALUES (%s, 1) {back}", f"{self._prefix}-{self._fresh}")
             item[row[0]] = row
             found = one("INSERT INTO line VALUES (%s, 1, %s) RETURNING *", row[0], self._chance.choice([None, 1.5]))
             line[found[:2]] = found

@@ -22,8 +22,8 @@ def any_pair(request: pytest.FixtureRequest) -> Iterator[Moved]:
 def test_switches_and_reverses_under_traffic_lose_nothing(any_pair: Moved) -> None:
     with traffic(any_pair, seed=1) as seen:
         any_pair.begin()
-        for turn in range(4):
-            until(lambda mark=seen.acknowledged: seen.acknowledged > mark + 60)
+        for turn in range(3):
+            until(lambda mark=seen.acknowledged: seen.acknowledged > mark + 30)
             any_pair.turn()
             seen.live = any_pair.open
             assert rogue_writes(any_pair) == [], f"after turn {turn}"
