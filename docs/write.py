@@ -103,7 +103,7 @@ def _help(*words: str) -> str:
 LOCKS = """# What statements lock, and for how long
 
 Measured on real servers, PostgreSQL 14 to 18. Written by `python docs/write.py locks`; a test runs every statement and
-compares. Segue's predictions are compared with the same table.
+compares. Segue's predictions read the same table.
 
 A lock is on the table that the statement names, unless another is said: the *parent* or *child* of a foreign key, a
 *partition*, the *default partition*, what a table is *inherited* from, the users of a domain or type, the table's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import forms
 from segue.databases.postgresql.relations import mentioned, qualified, strings, table_name, volatile_calls
 from segue.model.impact import Duration, Lock
 
@@ -12,24 +13,57 @@ if TYPE_CHECKING:
 
     from segue.databases.postgresql.effects import Effects
 
-#: Parts that take less than ACCESS EXCLUSIVE. A part that is not listed, known or not, takes ACCESS EXCLUSIVE.
-_WEAKER = {
-    "AT_EnableTrig": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_EnableAlwaysTrig": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_EnableReplicaTrig": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_DisableTrig": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_EnableTrigAll": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_DisableTrigAll": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_EnableTrigUser": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_DisableTrigUser": Lock.SHARE_ROW_EXCLUSIVE,
-    "AT_SetStatistics": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_SetOptions": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_ResetOptions": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_ClusterOn": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_DropCluster": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_ValidateConstraint": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_AttachPartition": Lock.SHARE_UPDATE_EXCLUSIVE,
-    "AT_DetachPartitionFinalize": Lock.SHARE_UPDATE_EXCLUSIVE,
+#: The measured form of each part. Others, known or not, take ACCESS EXCLUSIVE.
+_FORMS = {
+    "AT_AddColumn": "add-column",
+    "AT_DropColumn": "drop-column",
+    "AT_AlterColumnType": "alter-type",
+    "AT_ColumnDefault": "set-default",
+    "AT_SetNotNull": "set-not-null",
+    "AT_DropNotNull": "drop-not-null",
+    "AT_SetExpression": "set-expression",
+    "AT_DropExpression": "drop-expression",
+    "AT_AddIdentity": "add-identity",
+    "AT_SetIdentity": "set-identity",
+    "AT_DropIdentity": "drop-identity",
+    "AT_SetStorage": "set-storage",
+    "AT_SetCompression": "set-compression",
+    "AT_SetStatistics": "set-statistics",
+    "AT_SetOptions": "set-column-options",
+    "AT_ResetOptions": "reset-column-options",
+    "AT_DropConstraint": "drop-check",
+    "AT_AlterConstraint": "alter-constraint-deferrable",
+    "AT_ValidateConstraint": "validate-check",
+    "AT_EnableTrig": "enable-trigger",
+    "AT_EnableAlwaysTrig": "enable-always-trigger",
+    "AT_EnableReplicaTrig": "enable-replica-trigger",
+    "AT_DisableTrig": "disable-trigger",
+    "AT_EnableTrigAll": "enable-trigger-all",
+    "AT_DisableTrigAll": "disable-trigger-all",
+    "AT_EnableTrigUser": "enable-trigger-user",
+    "AT_DisableTrigUser": "disable-trigger-user",
+    "AT_EnableRule": "enable-rule",
+    "AT_EnableAlwaysRule": "enable-always-rule",
+    "AT_EnableReplicaRule": "enable-replica-rule",
+    "AT_DisableRule": "disable-rule",
+    "AT_EnableRowSecurity": "enable-row-security",
+    "AT_DisableRowSecurity": "disable-row-security",
+    "AT_ForceRowSecurity": "force-row-security",
+    "AT_NoForceRowSecurity": "no-force-row-security",
+    "AT_ReplicaIdentity": "replica-identity",
+    "AT_ChangeOwner": "change-table-owner",
+    "AT_ClusterOn": "cluster-on",
+    "AT_DropCluster": "set-without-cluster",
+    "AT_DropOids": "set-without-oids",
+    "AT_AddOf": "of-type",
+    "AT_DropOf": "not-of-type",
+    "AT_AddInherit": "inherit",
+    "AT_DropInherit": "no-inherit",
+    "AT_SetLogged": "set-logged",
+    "AT_SetUnLogged": "set-unlogged",
+    "AT_SetAccessMethod": "set-access-method",
+    "AT_SetTableSpace": "set-tablespace",
+    "AT_DetachPartitionFinalize": "detach-partition-finalize",
 }
 #: Storage parameters that take SHARE UPDATE EXCLUSIVE; others (user_catalog_table, a GIN index's fastupdate) the most.
 _LIGHT_PARAMETERS = frozenset(
@@ -41,6 +75,12 @@ _BUILT_IN = frozenset(
     "int2 int4 int8 float4 float8 numeric bool varchar bpchar timestamp timestamptz time timetz interval "
     "int4range int8range numrange tsrange tstzrange daterange jsonpath pg_lsn citext hstore vector".split()
 )
+#: Constraints that build an index, and their forms.
+_INDEXED = {
+    "CONSTR_UNIQUE": "add-unique",
+    "CONSTR_PRIMARY": "add-primary-key",
+    "CONSTR_EXCLUSION": "add-exclude",
+}
 _SERIAL = frozenset("serial serial2 serial4 serial8 smallserial bigserial".split())
 
 
@@ -64,11 +104,14 @@ def alter_table(statement: Any, effects: Effects) -> None:
         command = node.alter_table_cmd
         name = pb.AlterTableType.Name(command.subtype)
         definition = getattr(command, "def")  # a keyword of Python, so not command.def
-        lock = _WEAKER.get(name, Lock.ACCESS_EXCLUSIVE)
+        key = _FORMS.get(name)
+        lock = forms.newest(key).lock() if key else Lock.ACCESS_EXCLUSIVE
         judge = _PARTS.get(name)
         if judge is not None:
             lock = judge(command, definition, table, effects) or lock
-        elif name not in _PLAIN and lock is Lock.ACCESS_EXCLUSIVE:
+        elif key is not None:
+            effects.as_measured(key)
+        elif name not in _FOREIGN:
             effects.note(f"{name.removeprefix('AT_')} is not known: the strongest lock and a rewrite are assumed")
             effects.lasts(Duration.REWRITE)
         if lock.rank > strongest.rank:
@@ -89,9 +132,10 @@ def alter_table(statement: Any, effects: Effects) -> None:
 def foreign_key(constraint: Any, effects: Effects, *, validated: bool) -> None:
     """Judge what a foreign key does to the table it refers to."""
     parent = table_name(constraint.pktable)
-    effects.take(parent, Lock.SHARE_ROW_EXCLUSIVE, parent=True)
+    facts = forms.newest("add-foreign-key" if validated else "add-foreign-key-not-valid")
+    effects.take(parent, facts.lock("parent"), parent=True)
+    effects.lasts(facts.duration)
     if validated:
-        effects.lasts(Duration.SCAN)
         effects.note("checks every row while writes to both tables wait; NOT VALID, then VALIDATE CONSTRAINT, does not")
 
 
@@ -101,22 +145,22 @@ def _add_column(command: Any, definition: Any, table: str, effects: Effects) -> 
     type_name = strings(column.type_name.names)
     name = column.colname
     if type_name and type_name[-1] in _SERIAL and len(type_name) == 1:
-        effects.lasts(Duration.REWRITE)
+        effects.as_measured("add-column-serial")
         effects.note(f'rewrites the table: "{name}" takes a sequence value for every row')
     elif type_name and type_name[0] != "pg_catalog" and not (len(type_name) == 1 and type_name[0] in _BUILT_IN):
         effects.note(f'if "{qualified(type_name)}" is a domain with a constraint, the table is rewritten')
     _column_values(name, kinds, effects)
     if "CONSTR_CHECK" in kinds:
-        effects.lasts(Duration.SCAN)
+        effects.as_measured("add-column-check")
         effects.note("an inline CHECK scans the table under the lock")
     if "CONSTR_UNIQUE" in kinds or "CONSTR_PRIMARY" in kinds:
-        effects.lasts(Duration.INDEX_BUILD)
+        effects.as_measured("add-column-unique")
         effects.note("builds an index under the lock")
     filled = "CONSTR_DEFAULT" in kinds and not _is_null(kinds["CONSTR_DEFAULT"].raw_expr)
     if "CONSTR_FOREIGN" in kinds:
         foreign_key(kinds["CONSTR_FOREIGN"], effects, validated=False)
         if filled:
-            effects.lasts(Duration.SCAN)
+            effects.as_measured("add-column-references-default")
             effects.note("a default with REFERENCES scans both tables under the locks")
     filled = filled or effects.duration is Duration.REWRITE or "CONSTR_GENERATED" in kinds
     if ("CONSTR_NOTNULL" in kinds or "CONSTR_PRIMARY" in kinds) and not filled:
@@ -129,16 +173,16 @@ def _column_values(name: str, kinds: dict[str, Any], effects: Effects) -> None:
     if "CONSTR_DEFAULT" in kinds:
         volatile, unknown = volatile_calls(kinds["CONSTR_DEFAULT"].raw_expr)
         if volatile:
-            effects.lasts(Duration.REWRITE)
+            effects.as_measured("add-column-volatile-default")
             effects.note(f"rewrites the table: {volatile[0]}() gives another value for every row")
         elif unknown:
-            effects.lasts(Duration.REWRITE)
+            effects.as_measured("add-column-volatile-default")
             effects.note(f"rewrites the table if {unknown[0]}() is volatile, which the text does not tell")
     if "CONSTR_IDENTITY" in kinds:
-        effects.lasts(Duration.REWRITE)
+        effects.as_measured("add-column-identity")
         effects.note(f'rewrites the table: "{name}" takes a sequence value for every row')
     if "CONSTR_GENERATED" in kinds and kinds["CONSTR_GENERATED"].generated_kind != "v":
-        effects.lasts(Duration.REWRITE)
+        effects.as_measured("add-column-stored")
         effects.note(f'rewrites the table: "{name}" is stored for every row')
 
 
@@ -151,21 +195,27 @@ def _add_constraint(command: Any, definition: Any, table: str, effects: Effects)
         if column:
             effects.names.not_null_checks[table, constraint.conname] = (column, not unchecked)
     if kind == "CONSTR_FOREIGN":
-        foreign_key(constraint, effects, validated=not unchecked and not effects.names.has(table))
-        return Lock.SHARE_ROW_EXCLUSIVE
-    if kind == "CONSTR_CHECK" and not unchecked:
-        effects.lasts(Duration.SCAN)
+        validated = not unchecked and not effects.names.has(table)
+        foreign_key(constraint, effects, validated=validated)
+        return forms.newest("add-foreign-key" if validated else "add-foreign-key-not-valid").lock()
+    if kind == "CONSTR_CHECK":
+        if unchecked:
+            return effects.as_measured("add-check-not-valid")
         effects.note("checks every row under the lock; NOT VALID, then VALIDATE CONSTRAINT, does not")
-    elif kind == "CONSTR_NOTNULL" and not constraint.skip_validation:
-        effects.lasts(Duration.SCAN)
+        return effects.as_measured("add-check")
+    if kind == "CONSTR_NOTNULL":
+        if constraint.skip_validation:
+            return effects.as_measured("add-not-null-not-valid")
         effects.note("looks for NULL in every row under the lock, unless a valid CHECK proves there is none")
-    elif kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY") and constraint.indexname:
-        if kind == "CONSTR_PRIMARY":
-            effects.lasts(Duration.SCAN)
-            effects.note("looks for NULL in every row under the lock, unless the key's columns are NOT NULL already")
-    elif kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"):
-        effects.lasts(Duration.INDEX_BUILD)
+        return effects.as_measured("add-not-null")
+    if kind in ("CONSTR_UNIQUE", "CONSTR_PRIMARY") and constraint.indexname:
+        if kind == "CONSTR_UNIQUE":
+            return effects.as_measured("add-unique-using-index")
+        effects.note("looks for NULL in every row under the lock, unless the key's columns are NOT NULL already")
+        return effects.as_measured("add-primary-key-using-index-nullable")
+    if kind in _INDEXED:
         effects.note("builds an index under the lock")
+        return effects.as_measured(_INDEXED[kind])
     return None
 
 
@@ -182,17 +232,15 @@ def _never_null(expression: Any) -> str | None:
 
 def _set_not_null(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
     if effects.names.proven(table, command.name):
-        return None
-    effects.lasts(Duration.SCAN)
+        return effects.as_measured("set-not-null-proven")
     effects.note("looks for NULL in every row under the lock, unless a valid CHECK proves there is none")
-    return None
+    return effects.as_measured("set-not-null")
 
 
-def _rewrite(why: str) -> Callable[[Any, Any, str, Effects], Lock | None]:
+def _rewrite(key: str, why: str) -> Callable[[Any, Any, str, Effects], Lock | None]:
     def judge(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
-        effects.lasts(Duration.REWRITE)
         effects.note(why)
-        return None
+        return effects.as_measured(key)
 
     return judge
 
@@ -221,7 +269,7 @@ def _alter_constraint(command: Any, definition: Any, table: str, effects: Effect
     effects.note("the table that the foreign key refers to may be locked too; the text does not name it")
     change = getattr(definition, "atalter_constraint", None)
     if change is not None and change.alter_enforceability and change.is_enforced:
-        effects.lasts(Duration.SCAN)
+        effects.as_measured("alter-constraint-enforced")
         effects.note("ENFORCED checks every row under the lock")
     return None
 
@@ -238,61 +286,62 @@ def _validate(command: Any, definition: Any, table: str, effects: Effects) -> Lo
     check = effects.names.not_null_checks.get((table, command.name))
     if check:
         effects.names.not_null_checks[table, command.name] = (check[0], True)
-    effects.lasts(Duration.SCAN)
-    return None
+    return effects.as_measured("validate-check")
 
 
 def _parameters(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
     names = [item.def_elem.defname for item in definition.list.items]
     light = all(name in _LIGHT_PARAMETERS or name.startswith("autovacuum_") for name in names)
-    return Lock.SHARE_UPDATE_EXCLUSIVE if light else Lock.ACCESS_EXCLUSIVE
+    return effects.as_measured("set-fillfactor" if light else "set-user-catalog-table")
 
 
 def _inherit(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
-    effects.take(table_name(definition.range_var), Lock.SHARE_UPDATE_EXCLUSIVE, parent=True)
+    effects.take(table_name(definition.range_var), forms.newest("inherit").lock("inherited"), parent=True)
     return None
 
 
 def _disinherit(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
-    effects.take(table_name(definition.range_var), Lock.ACCESS_SHARE, parent=True)
+    effects.take(table_name(definition.range_var), forms.newest("no-inherit").lock("inherited"), parent=True)
     return None
 
 
 def _attach(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
     child = table_name(definition.partition_cmd.name)
     if "INDEX" in effects.verb:
-        effects.take(child, Lock.ACCESS_EXCLUSIVE)
-        effects.note("the index's table is locked too (SHARE UPDATE EXCLUSIVE)")
-        return Lock.SHARE_UPDATE_EXCLUSIVE
-    effects.take(table, Lock.SHARE_UPDATE_EXCLUSIVE, parent=True)
-    if effects.take(child, Lock.ACCESS_EXCLUSIVE):
-        effects.lasts(Duration.SCAN)
+        # "table" is here the partitioned index itself; of the tables only ACCESS SHARE is wanted.
+        facts = forms.newest("attach-index-partition")
+        effects.take(child, facts.lock("index"))
+        return facts.lock()
+    facts = forms.newest("attach-partition")
+    effects.take(table, facts.lock(), parent=True)
+    if effects.take(child, facts.lock("partition")):
+        effects.lasts(facts.duration)
         effects.note("checks every row of the partition under the lock, unless a valid CHECK matches its bounds")
+        effects.note("builds every index of the partitioned table that the partition lacks")
     effects.note("a default partition is locked too (ACCESS EXCLUSIVE) and scanned; the text does not name it")
-    return None
+    return facts.lock()
 
 
 def _detach(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
     part = definition.partition_cmd
-    child = table_name(part.name)
+    facts = forms.newest("detach-partition-concurrently" if part.concurrent else "detach-partition")
+    effects.lasts(facts.duration)
+    effects.take(table, facts.lock(), parent=True)
+    effects.take(table_name(part.name), facts.lock("partition"))
     if part.concurrent:
         effects.transactional = False
         effects.verb += " DETACH PARTITION CONCURRENTLY"
-        effects.lasts(Duration.SNAPSHOTS)
         effects.note("waits for every transaction that uses the table; a cut connection leaves it to DETACH … FINALIZE")
-        effects.take(table, Lock.SHARE_UPDATE_EXCLUSIVE, parent=True)
-        effects.take(child, Lock.ACCESS_EXCLUSIVE)
-        return Lock.SHARE_UPDATE_EXCLUSIVE
-    effects.take(table, Lock.ACCESS_EXCLUSIVE, parent=True)
-    effects.take(child, Lock.ACCESS_EXCLUSIVE)
-    effects.note("a default partition is locked too (ACCESS EXCLUSIVE); the text does not name it")
-    return None
+    else:
+        effects.note("a default partition is locked too (ACCESS EXCLUSIVE); the text does not name it")
+    return facts.lock()
 
 
 def _finalize(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
-    effects.take(table, Lock.SHARE_UPDATE_EXCLUSIVE, parent=True)
-    effects.take(table_name(definition.partition_cmd.name), Lock.ACCESS_EXCLUSIVE)
-    return None
+    facts = forms.newest("detach-partition-finalize")
+    effects.take(table, facts.lock(), parent=True)
+    effects.take(table_name(definition.partition_cmd.name), facts.lock("partition"))
+    return facts.lock()
 
 
 def _default(command: Any, definition: Any, table: str, effects: Effects) -> Lock | None:
@@ -305,13 +354,14 @@ _PARTS: dict[str, Callable[[Any, Any, str, Effects], Lock | None]] = {
     "AT_AddColumn": _add_column,
     "AT_AddConstraint": _add_constraint,
     "AT_SetNotNull": _set_not_null,
-    "AT_AlterColumnType": _rewrite("rewrites the table unless the new type is only wider; the text does not tell"),
-    "AT_SetExpression": _rewrite("a stored generated column is computed anew for every row"),
-    "AT_AddIdentity": lambda *_: None,
-    "AT_SetLogged": _rewrite("rewrites the table"),
-    "AT_SetUnLogged": _rewrite("rewrites the table"),
-    "AT_SetAccessMethod": _rewrite("rewrites the table"),
-    "AT_SetTableSpace": _rewrite("copies the table to another disk"),
+    "AT_AlterColumnType": _rewrite(
+        "alter-type", "rewrites the table unless the new type is only wider; the text does not tell"
+    ),
+    "AT_SetExpression": _rewrite("set-expression", "a stored generated column is computed anew for every row"),
+    "AT_SetLogged": _rewrite("set-logged", "rewrites the table"),
+    "AT_SetUnLogged": _rewrite("set-unlogged", "rewrites the table"),
+    "AT_SetAccessMethod": _rewrite("set-access-method", "rewrites the table"),
+    "AT_SetTableSpace": _rewrite("set-tablespace", "copies the table to another disk"),
     "AT_DropColumn": _drop_column,
     "AT_DropConstraint": _drop_constraint,
     "AT_AlterConstraint": _alter_constraint,
@@ -325,13 +375,8 @@ _PARTS: dict[str, Callable[[Any, Any, str, Effects], Lock | None]] = {
     "AT_DetachPartitionFinalize": _finalize,
     "AT_ColumnDefault": _default,
 }
-#: Parts that take ACCESS EXCLUSIVE for a moment and touch nothing but the catalogue.
-_PLAIN = frozenset(
-    "AT_DropNotNull AT_DropExpression AT_SetStorage AT_SetCompression AT_AlterColumnGenericOptions AT_ChangeOwner "
-    "AT_DropOids AT_EnableRule AT_EnableAlwaysRule AT_EnableReplicaRule AT_DisableRule AT_AddOf AT_DropOf "
-    "AT_ReplicaIdentity AT_EnableRowSecurity AT_DisableRowSecurity AT_ForceRowSecurity AT_NoForceRowSecurity "
-    "AT_GenericOptions AT_SetIdentity AT_DropIdentity".split()
-)
+#: Parts of foreign tables alone, which take ACCESS EXCLUSIVE for a moment.
+_FOREIGN = frozenset(("AT_AlterColumnGenericOptions", "AT_GenericOptions"))
 
 
 def _constraint_kind(node: Any) -> str:

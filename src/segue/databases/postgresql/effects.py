@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from segue.databases.postgresql import forms
 from segue.model.impact import Duration, IndexBuild, Lock, TableLock
 
 #: From shortest to longest: of several parts of one statement the longest counts.
@@ -76,6 +77,12 @@ class Effects:
     def lasts(self, duration: Duration) -> None:
         """Record a part's duration."""
         self.duration = max(self.duration, duration, key=_ORDER.index)
+
+    def as_measured(self, key: str) -> Lock:
+        """Let the statement last as long as a measured form, and return the form's lock on the table."""
+        facts = forms.newest(key)
+        self.lasts(facts.duration)
+        return facts.lock()
 
     def note(self, text: str) -> None:
         """Record something a careful reader would want to know."""

@@ -1,4 +1,4 @@
-"""What a statement does to the application that runs beside it: facts of PostgreSQL 15 to 18, kind by kind.
+"""What a statement does to the application that runs beside it, kind by kind, as its form was measured (`forms`).
 
 Judged from the text alone: what depends on the catalogue (which tables refer to one, what type a column has) is said
 in a note, and where nothing can be told the strongest lock is assumed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import forms
 from segue.databases.postgresql.alter_table import alter_table, foreign_key
 from segue.databases.postgresql.effects import Effects, Names
 from segue.databases.postgresql.relations import (
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     Judge = Callable[[Any, Effects], None]
 
 AEL = Lock.ACCESS_EXCLUSIVE
-SUE = Lock.SHARE_UPDATE_EXCLUSIVE
-SRE = Lock.SHARE_ROW_EXCLUSIVE
 
 _UNNAMED_DEPENDANTS = "CASCADE drops what depends on it too, and locks it; the text does not name it"
 
@@ -105,6 +104,7 @@ def _query(statement: Any, effects: Effects) -> None:
     if isinstance_name(statement, "SelectStmt"):
         if statement.HasField("into_clause"):
             effects.names.tables.add(table_name(statement.into_clause.rel))
+            effects.as_measured("select-into")
         called = sorted(
             {qualified(strings(call.funcname)) for call in descendants(statement, "FuncCall")} - _HARMLESS_CALLS
         )
@@ -138,7 +138,9 @@ def _copy(statement: Any, effects: Effects) -> None:
     effects.verb = "COPY"
     effects.lasts(Duration.DATA)
     if statement.HasField("relation"):
-        effects.take(table_name(statement.relation), Lock.ROW_EXCLUSIVE if statement.is_from else Lock.ACCESS_SHARE)
+        effects.take(
+            table_name(statement.relation), effects.as_measured("copy-from" if statement.is_from else "copy-to")
+        )
     effects.take_all(mentioned(statement.query))
 
 
@@ -147,7 +149,7 @@ def _truncate(statement: Any, effects: Effects) -> None:
 
     effects.destroys = False
     for item in statement.relations:
-        if effects.take(table_name(item.range_var), AEL):
+        if effects.take(table_name(item.range_var), effects.as_measured("truncate")):
             effects.destroys = True
     if statement.behavior == pb.DROP_CASCADE:
         effects.destroys = True
@@ -178,16 +180,18 @@ def _create_table(statement: Any, effects: Effects) -> None:
         elif kind == "constraint":
             _inline_reference(element.constraint, effects, table)
         elif kind == "table_like_clause":
-            effects.take(table_name(element.table_like_clause.relation), Lock.ACCESS_SHARE, parent=True)
+            like = effects.as_measured("create-table-like")
+            effects.take(table_name(element.table_like_clause.relation), like, parent=True)
     for parent in statement.inh_relations:
         if statement.HasField("partbound"):
-            effects.take(table_name(parent.range_var), AEL, parent=True)
+            effects.take(table_name(parent.range_var), forms.newest("create-partition").lock(), parent=True)
             effects.note(
-                "CREATE TABLE … PARTITION OF locks the parent (and a default partition) against everything; "
-                "creating the table by itself and ATTACH PARTITION does not"
+                "CREATE TABLE … PARTITION OF locks the parent (and a default partition, which it scans) against "
+                "everything; creating the table by itself and ATTACH PARTITION does not lock the parent so"
             )
         else:
-            effects.take(table_name(parent.range_var), SUE, parent=True)
+            lock = forms.newest("create-table-inherits").lock("inherited")
+            effects.take(table_name(parent.range_var), lock, parent=True)
     if not statement.if_not_exists:
         effects.names.tables.add(table)
 
@@ -219,15 +223,17 @@ def _view(statement: Any, effects: Effects) -> None:
     effects.take_all(mentioned(statement.query))
     if statement.replace:
         effects.verb = "CREATE OR REPLACE VIEW"
-        effects.take(view, AEL)
+        effects.take(view, forms.newest("replace-view").lock("view"))
     else:
         effects.names.tables.add(view)
 
 
 def _refresh(statement: Any, effects: Effects) -> None:
     effects.verb = "REFRESH MATERIALIZED VIEW" + (" CONCURRENTLY" if statement.concurrent else "")
-    effects.take(table_name(statement.relation), Lock.EXCLUSIVE if statement.concurrent else AEL)
-    effects.lasts(Duration.INSTANT if statement.skip_data else Duration.DATA)
+    way = "-concurrently" if statement.concurrent else "-with-no-data" if statement.skip_data else ""
+    facts = forms.newest(f"refresh-materialized-view{way}")
+    effects.take(table_name(statement.relation), facts.lock("materialized view"))
+    effects.lasts(facts.duration)
     effects.note("reads the tables of the view's query (ACCESS SHARE); the text does not name them")
 
 
@@ -246,10 +252,21 @@ def _drop(statement: Any, effects: Effects) -> None:
         effects.take(f"whatever belongs to {what.replace('_', ' ').lower()} {names}", AEL, known=False)
 
 
+#: What is dropped and has a form of its own, and the role of what is not a table in those forms.
+_DROPPED = {
+    "TABLE": "drop-table",
+    "FOREIGN_TABLE": "drop-table",
+    "VIEW": "drop-view",
+    "MATVIEW": "drop-materialized-view",
+    "SEQUENCE": "drop-sequence",
+}
+_ROLES = {"VIEW": "view", "MATVIEW": "materialized view", "SEQUENCE": "sequence", "INDEX": "index"}
+
+
 def _drop_one(what: str, parts: list[str], statement: Any, effects: Effects) -> None:
     name = qualified(parts)
     if what in ("TABLE", "FOREIGN_TABLE", "MATVIEW", "VIEW", "SEQUENCE"):
-        if effects.take(name, AEL):
+        if effects.take(name, forms.newest(_DROPPED[what]).lock(_ROLES.get(what, forms.TABLE))):
             effects.destroys = effects.destroys or what in ("TABLE", "MATVIEW", "SEQUENCE")
             if what == "TABLE":
                 effects.note(
@@ -260,10 +277,10 @@ def _drop_one(what: str, parts: list[str], statement: Any, effects: Effects) -> 
     elif what == "INDEX":
         _drop_index(name, statement, effects)
     elif what in ("TRIGGER", "POLICY", "RULE"):
-        effects.take(qualified(parts[:-1]), AEL)
+        effects.take(qualified(parts[:-1]), effects.as_measured(f"drop-{what.lower()}"))
     elif what == "STATISTIC_EXT":
         effects.verb = "DROP STATISTICS"
-        effects.take(f"table of statistics {name}", SUE, known=False)
+        effects.take(f"table of statistics {name}", effects.as_measured("drop-statistics"), known=False)
     elif what in ("SCHEMA", "TYPE", "DOMAIN", "EXTENSION"):
         effects.destroys = True
 
@@ -274,11 +291,7 @@ def _drop_index(name: str, statement: Any, effects: Effects) -> None:
     if statement.concurrent:
         effects.verb = "DROP INDEX CONCURRENTLY"
         effects.transactional = False
-        effects.lasts(Duration.SNAPSHOTS)
-    elif table is not None:
-        effects.take(table, AEL)
-        return
-    lock = SUE if statement.concurrent else AEL
+    lock = effects.as_measured("drop-index-concurrently" if statement.concurrent else "drop-index")
     if table is None:
         effects.take(f"table of index {name}", lock, known=False)
     else:
@@ -307,8 +320,9 @@ def _index(statement: Any, effects: Effects) -> None:
     if name:
         effects.index = IndexBuild(name, table, "create")
         effects.names.indexes[name] = table
-    if effects.take(table, SUE if statement.concurrent else Lock.SHARE):
-        effects.lasts(Duration.INDEX_BUILD)
+    facts = forms.newest("create-index-concurrently" if statement.concurrent else "create-index")
+    if effects.take(table, facts.lock()):
+        effects.lasts(facts.duration)
 
 
 def _reindex(statement: Any, effects: Effects) -> None:
@@ -317,28 +331,27 @@ def _reindex(statement: Any, effects: Effects) -> None:
     what = pb.ReindexObjectType.Name(statement.kind).removeprefix("REINDEX_OBJECT_")
     concurrent = any(item.def_elem.defname == "concurrently" and not _false(item.def_elem) for item in statement.params)
     effects.verb = f"REINDEX {what}" + (" CONCURRENTLY" if concurrent else "")
-    effects.lasts(Duration.INDEX_BUILD)
+    facts = forms.newest(f"reindex-{'index' if what == 'INDEX' else 'table'}{'-concurrently' if concurrent else ''}")
+    effects.lasts(facts.duration)
     effects.transactional = not concurrent
     if concurrent:
         effects.note("waits for every transaction that is older than itself")
     if what == "INDEX":
         name = table_name(statement.relation)
         effects.index = IndexBuild(name, effects.names.table_of(name), "reindex")
-        effects.take(f"table of index {name}", SUE if concurrent else Lock.SHARE, known=False)
+        effects.take(f"table of index {name}", facts.lock(), known=False)
+        effects.take(name, facts.lock("index"))
         if not concurrent:
-            effects.take(name, AEL)
             effects.note("queries of the table wait too: a plan reads every index of its table")
-        else:
-            effects.take(name, SUE)
     elif what == "TABLE":
-        effects.take(table_name(statement.relation), SUE if concurrent else Lock.SHARE)
+        effects.take(table_name(statement.relation), facts.lock())
         if not concurrent:
             effects.note(
                 "each index is locked against everything while it is rebuilt, so queries of the table wait too"
             )
     else:
         effects.transactional = False
-        effects.take(f"every table of the {what.lower()}", SUE if concurrent else Lock.SHARE, known=False)
+        effects.take(f"every table of the {what.lower()}", facts.lock(), known=False)
 
 
 def _false(element: Any) -> bool:
@@ -352,13 +365,13 @@ def _false(element: Any) -> bool:
 
 
 def _cluster(statement: Any, effects: Effects) -> None:
-    effects.lasts(Duration.REWRITE)
+    lock = effects.as_measured("cluster")
     effects.note("rewrites the table under the lock")
     if statement.HasField("relation"):
-        effects.take(table_name(statement.relation), AEL)
+        effects.take(table_name(statement.relation), lock)
     else:
         effects.transactional = False
-        effects.take("every clustered table", AEL, known=False)
+        effects.take("every clustered table", lock, known=False)
 
 
 def _vacuum(statement: Any, effects: Effects) -> None:
@@ -366,8 +379,7 @@ def _vacuum(statement: Any, effects: Effects) -> None:
     full = statement.is_vacuumcmd and "full" in options
     effects.verb = ("VACUUM FULL" if full else "VACUUM") if statement.is_vacuumcmd else "ANALYZE"
     effects.transactional = not statement.is_vacuumcmd
-    effects.lasts(Duration.REWRITE if full else Duration.SCAN)
-    lock = AEL if full else SUE
+    lock = effects.as_measured("vacuum-full" if full else "vacuum" if statement.is_vacuumcmd else "analyze")
     for item in statement.rels:
         effects.take(table_name(item.vacuum_relation.relation), lock)
     if not statement.rels:
@@ -383,21 +395,36 @@ def _given_false(element: Any) -> bool:
 _RELATIONS = frozenset("TABLE VIEW MATVIEW INDEX SEQUENCE FOREIGN_TABLE".split())
 
 
+#: What is renamed and locks what it is or belongs to, and its form.
+_RENAMED = {
+    "TABLE": "rename-table",
+    "FOREIGN_TABLE": "rename-table",
+    "VIEW": "rename-view",
+    "MATVIEW": "rename-materialized-view",
+    "INDEX": "rename-index",
+    "SEQUENCE": "rename-sequence",
+    "COLUMN": "rename-column",
+    "TABCONSTRAINT": "rename-constraint",
+    "TRIGGER": "rename-trigger",
+    "POLICY": "rename-policy",
+    "RULE": "rename-rule",
+}
+
+
 def _rename(statement: Any, effects: Effects) -> None:
     from postgast import pg_query_pb2 as pb
 
     what = pb.ObjectType.Name(statement.rename_type).removeprefix("OBJECT_")
-    inside = {"COLUMN", "TABCONSTRAINT", "TRIGGER", "POLICY", "RULE"}
     of = pb.ObjectType.Name(statement.relation_type).removeprefix("OBJECT_") if what == "COLUMN" else what
     of = {"TABCONSTRAINT": "TABLE", "ATTRIBUTE": "TYPE", "DOMCONSTRAINT": "DOMAIN"}.get(of, of)
     effects.verb = "ALTER " + {"MATVIEW": "MATERIALIZED VIEW"}.get(of, of.replace("_", " ")) + " RENAME"
     if what == "ATTRIBUTE":
         effects.take(f"tables of type {table_name(statement.relation)}", AEL, known=False)
         return
-    if what not in _RELATIONS | inside:
+    if what not in _RENAMED:
         return
     table = table_name(statement.relation)
-    existed = effects.take(table, SUE if what == "INDEX" else AEL)
+    existed = effects.take(table, forms.newest(_RENAMED[what]).lock(_ROLES.get(what, forms.TABLE)))
     if what in ("TABLE", "VIEW", "MATVIEW") and not existed:
         effects.names.tables.add(qualified((statement.relation.schemaname, statement.newname)))
     if what in ("TABLE", "VIEW", "COLUMN", "MATVIEW") and existed:
@@ -410,7 +437,7 @@ def _owner(statement: Any, effects: Effects) -> None:
     what = pb.ObjectType.Name(statement.object_type).removeprefix("OBJECT_")
     effects.verb = f"ALTER {what.replace('_', ' ')} OWNER"
     if statement.HasField("relation") and statement.relation.relname:
-        effects.take(table_name(statement.relation), AEL)
+        effects.take(table_name(statement.relation), effects.as_measured("change-table-owner"))
 
 
 def _schema_of(statement: Any, effects: Effects) -> None:
@@ -420,7 +447,7 @@ def _schema_of(statement: Any, effects: Effects) -> None:
     effects.verb = f"ALTER {what.replace('_', ' ')} SET SCHEMA"
     if statement.HasField("relation") and statement.relation.relname:
         table = table_name(statement.relation)
-        if effects.take(table, AEL):
+        if effects.take(table, effects.as_measured("set-table-schema")):
             effects.note("code that still uses the old name fails from this moment")
             effects.note("its indexes, constraints and owned sequences move along")
 
@@ -431,11 +458,11 @@ def _comment(statement: Any, effects: Effects) -> None:
     what = pb.ObjectType.Name(statement.objtype).removeprefix("OBJECT_")
     parts = object_name(statement.object)
     if what in ("TABLE", "VIEW", "MATVIEW", "FOREIGN_TABLE", "INDEX", "SEQUENCE"):
-        effects.take(qualified(parts), SUE)
+        effects.take(qualified(parts), effects.as_measured("comment-on-table"))
     elif what == "COLUMN":
-        effects.take(qualified(parts[:-1]), SUE)
+        effects.take(qualified(parts[:-1]), effects.as_measured("comment-on-column"))
     elif what in ("TRIGGER", "POLICY", "RULE", "TABCONSTRAINT"):
-        effects.take(qualified(parts[:-1]), Lock.ACCESS_SHARE)
+        effects.take(qualified(parts[:-1]), effects.as_measured("comment-on-constraint"))
 
 
 def _grant(statement: Any, effects: Effects) -> None:
@@ -445,7 +472,7 @@ def _grant(statement: Any, effects: Effects) -> None:
     if statement.targtype == pb.ACL_TARGET_OBJECT and statement.objtype in (pb.OBJECT_TABLE, pb.OBJECT_SEQUENCE):
         for item in statement.objects:
             if item.WhichOneof("node") == "range_var":
-                effects.take(table_name(item.range_var), Lock.ACCESS_SHARE)
+                effects.take(table_name(item.range_var), effects.as_measured("grant"))
 
 
 # -- triggers, policies, rules, publications, statistics -------------------------------------------------------------
@@ -454,34 +481,35 @@ def _grant(statement: Any, effects: Effects) -> None:
 def _trigger(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE OR REPLACE TRIGGER" if statement.replace else "CREATE TRIGGER"
     if statement.HasField("constrrel"):
-        effects.take(table_name(statement.constrrel), Lock.ACCESS_SHARE, parent=True)
-    effects.take(table_name(statement.relation), SRE)
+        lock = forms.newest("create-constraint-trigger").lock("parent")
+        effects.take(table_name(statement.constrrel), lock, parent=True)
+    effects.take(table_name(statement.relation), effects.as_measured("create-trigger"))
 
 
 def _policy(statement: Any, effects: Effects) -> None:
     effects.take_all(mentioned(statement.qual))
     effects.take_all(mentioned(statement.with_check))
-    effects.take(table_name(statement.table), AEL)
+    effects.take(table_name(statement.table), effects.as_measured("create-policy"))
 
 
 def _rule(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE RULE"
     for action in statement.actions:
         effects.take_all({table: lock for table, lock in mentioned(action).items() if table not in ("new", "old")})
-    effects.take(table_name(statement.relation), AEL)
+    effects.take(table_name(statement.relation), effects.as_measured("create-rule"))
 
 
 def _publication(statement: Any, effects: Effects) -> None:
     for item in statement.pubobjects:
         spec = item.publication_obj_spec
         if spec.HasField("pubtable"):
-            effects.take(table_name(spec.pubtable.relation), SUE)
+            effects.take(table_name(spec.pubtable.relation), effects.as_measured("publication-add-table"))
 
 
 def _statistics(statement: Any, effects: Effects) -> None:
     effects.verb = "CREATE STATISTICS"
     for item in statement.relations:
-        effects.take(table_name(item.range_var), SUE)
+        effects.take(table_name(item.range_var), effects.as_measured("create-statistics"))
 
 
 def _alter_statistics(statement: Any, effects: Effects) -> None:
@@ -501,7 +529,7 @@ def _create_sequence(statement: Any, effects: Effects) -> None:
 def _alter_sequence(statement: Any, effects: Effects) -> None:
     effects.verb = "ALTER SEQUENCE"
     _owned_by(statement, effects)
-    effects.take(table_name(statement.sequence), SRE)
+    effects.take(table_name(statement.sequence), forms.newest("alter-sequence").lock("sequence"))
 
 
 def _owned_by(statement: Any, effects: Effects) -> None:
@@ -509,7 +537,7 @@ def _owned_by(statement: Any, effects: Effects) -> None:
         if item.def_elem.defname == "owned_by":
             parts = object_name(item.def_elem.arg)
             if len(parts) > 1:
-                effects.take(qualified(parts[:-1]), Lock.ACCESS_SHARE)
+                effects.take(qualified(parts[:-1]), effects.as_measured("create-sequence-owned"))
 
 
 def _alter_domain(statement: Any, effects: Effects) -> None:
@@ -519,8 +547,9 @@ def _alter_domain(statement: Any, effects: Effects) -> None:
     definition = getattr(statement, "def")
     checked = adds and not (definition.WhichOneof("node") == "constraint" and definition.constraint.skip_validation)
     if checked:
-        effects.take(f"tables with a column of domain {name}", Lock.SHARE, known=False)
-        effects.lasts(Duration.SCAN)
+        facts = forms.newest("domain-add-check")
+        effects.take(f"tables with a column of domain {name}", facts.lock("domain user"), known=False)
+        effects.lasts(facts.duration)
         effects.note("scans every table that uses the domain while writes to it wait; the text does not name them")
 
 

@@ -62,6 +62,11 @@ class Form:
         return next(major for major in sorted(self.facts) if not self.facts[major].error)
 
 
+def newest(key: str) -> Facts:
+    """Return a form's facts on the newest server, where no form takes less than on an older one."""
+    return _form(key).on(NEWEST)
+
+
 def form(key: str) -> Form:
     """Return a form by its key; raises KeyError if there is none."""
     return _form(key)
