@@ -7,7 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 from fix_shops import Shops
+from fix_standbys import Server
 from fix_targets import run_sql, value
+from psycopg.conninfo import make_conninfo
 
 from segue.databases.postgresql.online import change
 from segue.databases.postgresql.online.change import PostgresChange
@@ -28,49 +30,55 @@ UNSEEN = (
 )
 LEFT_OFF = "alter table t disable trigger user"
 FUNCTION = "create or replace function used() returns bigint language sql begin atomic select count(*) from t; end"
-#: What is said of each.
-WORDS = {
-    "view": "view few is not as it was",
-    "grant": "view few is not as it was",
-    "row type": "column r of table history is new",
-    "column": "column v of table t was integer, and is integer not null",
-    "publication": "publication of table t in publication theirs is new",
-    "function": "function used() is not as it was",
-    "function's rights": "function used() is not as it was",
-    "gone": "view few is gone",
+#: What others do meanwhile, and what is said of it.
+DONE = {
+    "create or replace view few as select id from t where id < 5": "view few is not as it was",
+    "grant select on others to public": "view others is not as it was",
+    "drop view gone": "view gone is gone",
+    "create table history (r t)": "column r of table history is new",
+    "alter table t alter v set not null": "column v of table t was integer, and is integer not null",
+    "create publication theirs for table t": "publication of table t in publication theirs is new",
+    FUNCTION.replace("count(*)", "max(v)"): "function used() is not as it was",
+    "revoke execute on function called() from public": "function called() is not as it was",
 }
-MEANWHILE = {
-    "unseen": (UNSEEN, "writes may have been missed"),
-    "off": (LEFT_OFF, "writes may have been missed"),
-    "view": ("create or replace view few as select id from t where id < 5", "somebody has changed"),
-    "grant": ("grant select on few to public", "somebody has changed"),
-    "row type": ("create table history (r t)", "somebody has changed"),
-    "column": ("alter table t alter v set not null", "somebody has changed"),
-    "gone": ("drop view few", "somebody has changed"),
-    "publication": ("create publication theirs for table t", "somebody has changed"),
-    "function": (FUNCTION.replace("count(*)", "count(*) + 1"), "somebody has changed"),
-    "function's rights": ("revoke execute on function used() from public", "somebody has changed"),
-}
+ALONE = {"unseen": UNSEEN, "off": LEFT_OFF}
 
 
-@pytest.mark.parametrize("what", MEANWHILE)
-def test_what_others_do_before_the_swap_stops_it(
-    database: str, shops: Shops, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    statement, said = MEANWHILE[what]
-    run_sql(database, *TABLE, FUNCTION)
-    shops.open("shop", database)
+def meanwhile(monkeypatch: pytest.MonkeyPatch, database: str, *statements: str) -> None:
+    """Have others do something right before the swap."""
     swap = PostgresChange._swap
 
     def between(self: PostgresChange, *args: object) -> object:
-        run_sql(database, statement)
+        run_sql(database, *statements)
         return swap(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PostgresChange, "_swap", between)
-    with pytest.raises(StepFailed, match=said) as stopped:
+
+
+@pytest.mark.parametrize("what", ALONE)
+def test_writes_that_went_past_the_triggers_stop_the_swap(
+    database: str, shops: Shops, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    run_sql(database, *TABLE)
+    shops.open("shop", database)
+    meanwhile(monkeypatch, database, ALONE[what])
+    with pytest.raises(StepFailed, match="writes may have been missed"):
         shops.run(shops.add(PLAN))
-    if what in WORDS:
-        assert WORDS[what] in [line.replace("public.", "") for line in stopped.value.details]
+    assert value(database, "select pg_typeof(v)::text from t limit 1") == "integer"
+
+
+@pytest.mark.parametrize("done", [[*DONE], ["drop view few"]], ids=["all", "gone"])
+def test_what_others_do_before_the_swap_stops_it_and_is_named(
+    database: str, shops: Shops, monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    run_sql(database, *TABLE, FUNCTION, FUNCTION.replace("used", "called"))
+    run_sql(database, "create view others as table t", "create view gone as table t")
+    shops.open("shop", database)
+    meanwhile(monkeypatch, database, *done)
+    with pytest.raises(StepFailed, match="somebody has changed the tables") as stopped:
+        shops.run(shops.add(PLAN))
+    said = {line.replace("public.", "") for line in stopped.value.details}
+    assert said >= {DONE.get(one, "view few is gone") for one in done}
     assert value(database, "select pg_typeof(v)::text from t limit 1") == "integer"
 
 
@@ -155,3 +163,22 @@ def test_a_right_that_is_taken_away_is_noticed_before_everything_is_compared(
     run_sql(administered, f"GRANT CREATE ON SCHEMA theirs TO {role}")
     shops.run(plan)
     assert value(ordinary, "SELECT pg_typeof(v)::text FROM theirs.t LIMIT 1") == "bigint"
+
+
+def test_subscription_that_begins_meanwhile_stops_the_swap(
+    logical_server: Server, shops: Shops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, other = logical_server.database(), logical_server.database()
+    run_sql(database, *TABLE)
+    run_sql(other, TABLE[0], "create publication theirs for table t")
+    source = make_conninfo(other)
+    shops.open("shop", database)
+    begun = (
+        f"create subscription arriving connection '{source}' publication theirs "
+        "with (create_slot = false, enabled = false, copy_data = false)"
+    )
+    meanwhile(monkeypatch, database, begun)
+    with pytest.raises(StepFailed, match="somebody has changed the tables") as stopped:
+        shops.run(shops.add(PLAN))
+    run_sql(database, "alter subscription arriving set (slot_name = none)", "drop subscription arriving")
+    assert "subscription arriving is new" in stopped.value.details
