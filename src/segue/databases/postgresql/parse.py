@@ -43,6 +43,11 @@ def node(sql: str) -> Any:
     return _parsed(sql, _Positions(sql)).stmts[0].stmt
 
 
+def tree(sql: str) -> Any:
+    """Return the syntax tree of a whole text, whatever is in it. Raises SqlSyntaxError."""
+    return _parsed(sql, _Positions(sql))
+
+
 def _judged(sql: str) -> list[Statement]:
     positions = _Positions(sql)
     tree = _parsed(sql, positions)

@@ -1,0 +1,175 @@
+"""What happened before a statement: in its file, and in the files before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from segue.model import changes as to
+
+if TYPE_CHECKING:
+    from segue.model.changes import Change, Changed, Column, Constraint
+    from segue.model.impact import Lock
+
+
+def plain(name: str) -> str:
+    """Return a table's name by which it is known here: `public.orders` and `orders` count as one."""
+    return name.removeprefix("public.")
+
+
+@dataclass(slots=True)
+class Table:
+    """A table as far as the texts tell."""
+
+    name: str
+    columns: dict[str, Column] = field(default_factory=dict)
+    constraints: list[Constraint] = field(default_factory=list)
+    whole: bool = False  # the text that created it was seen, so that a column that is not here does not exist
+    partitioned: bool = False
+    partition_of: str = ""
+
+    def constraint(self, name: str) -> Constraint | None:
+        """Return a constraint by its name."""
+        return next((item for item in self.constraints if item.name == name), None)
+
+    def proven(self, column: str) -> bool:
+        """Return whether a valid constraint proves that the column holds no NULL."""
+        return any(
+            not item.not_valid
+            and item.enforced
+            and (item.proves == column or (item.kind in ("not null", "primary key") and column in item.columns))
+            for item in self.constraints
+        )
+
+
+@dataclass(slots=True)
+class History:
+    """What the statements so far have left: tables, indexes, settings, the open transaction."""
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    indexes: dict[str, to.CreateIndex] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)  # by this file
+    settings: dict[str, str] = field(default_factory=dict)
+    local: dict[str, str] = field(default_factory=dict)  # until the transaction ends
+    in_transaction: bool = False
+    #: The changes of the open transaction, or of the file where none is open.
+    since_begin: list[Change] = field(default_factory=list)
+    #: All changes of this file before the statement.
+    before: list[Change] = field(default_factory=list)
+    #: The strongest lock by table that the open transaction holds already.
+    held: dict[str, Lock] = field(default_factory=dict)
+
+    def new(self, table: str) -> bool:
+        """Return whether this file created the table."""
+        return plain(table) in self.created
+
+    def table(self, name: str) -> Table:
+        """Return what is known of a table; nothing, if the texts have not said it."""
+        return self.tables.get(plain(name)) or Table(plain(name))
+
+    def setting(self, name: str) -> str | None:
+        """Return the session's value of a setting, None where the file has not set it."""
+        return self.local.get(name, self.settings.get(name))
+
+    def next_file(self, *, in_transaction: bool) -> None:
+        """Begin another file: its session is a new one, and the tables are in use by then."""
+        self.created.clear()
+        self.settings.clear()
+        self._end()
+        self.before.clear()
+        self.in_transaction = in_transaction
+
+    def take(self, statement: Changed) -> None:
+        """Take in a statement."""
+        for change in statement.changes:
+            self.before.append(change)
+            self.since_begin.append(change)
+            if isinstance(change, to.Transaction):
+                self._transaction(change.verb)
+            elif isinstance(change, to.SetSetting):
+                self._set(change)
+            else:
+                self._schema(change)
+
+    def hold(self, table: str, lock: Lock) -> None:
+        """Remember a lock until the transaction ends."""
+        if self.in_transaction and lock.rank > (self.held[table].rank if table in self.held else 0):
+            self.held[table] = lock
+
+    def _end(self) -> None:
+        self.local.clear()
+        self.since_begin.clear()
+        self.held.clear()
+
+    def _transaction(self, verb: str) -> None:
+        if verb == "begin":
+            self._end()
+            self.in_transaction = True
+        elif verb in ("commit", "rollback", "prepare"):
+            self._end()
+            self.in_transaction = False
+
+    def _set(self, change: to.SetSetting) -> None:
+        name = change.name.lower()
+        scope = self.local if change.local else self.settings
+        if change.value is not None:
+            scope[name] = change.value
+        elif name:
+            scope.pop(name, None)
+        else:  # RESET ALL
+            self.settings.clear()
+
+    def _known(self, name: str) -> Table:
+        return self.tables.setdefault(plain(name), Table(plain(name)))
+
+    def _schema(self, change: Change) -> None:
+        if isinstance(change, to.CreateTable):
+            name = plain(change.table)
+            self.created.add(name)
+            self.tables[name] = Table(
+                name,
+                {column.name: column for column in change.columns},
+                list(change.constraints),
+                whole=not change.filled,
+                partitioned=change.partitioned,
+                partition_of=change.partition_of,
+            )
+        elif isinstance(change, to.AddColumn | to.AlterType):
+            self._known(change.table).columns[change.column.name] = change.column
+        elif isinstance(change, to.DropColumn):
+            self._known(change.table).columns.pop(change.column, None)
+        elif isinstance(change, to.AddConstraint):
+            self._known(change.table).constraints.append(change.constraint)
+        elif isinstance(change, to.ValidateConstraint | to.DropConstraint):
+            self._constraint(change)
+        elif isinstance(change, to.CreateIndex):
+            self.indexes[plain(change.name)] = change
+        else:
+            self._names(change)
+
+    def _constraint(self, change: to.ValidateConstraint | to.DropConstraint) -> None:
+        from dataclasses import replace
+
+        table = self._known(change.table)
+        valid = isinstance(change, to.ValidateConstraint)
+        table.constraints = [
+            replace(item, not_valid=False) if item.name == change.name else item
+            for item in table.constraints
+            if valid or item.name != change.name
+        ]
+
+    def _names(self, change: Change) -> None:
+        if isinstance(change, to.DropObject):
+            self.tables.pop(plain(change.name), None) if change.kind == "table" else None
+            self.indexes.pop(plain(change.name), None) if change.kind == "index" else None
+        elif isinstance(change, to.RenameObject) and change.kind == "table":
+            old, new = plain(change.table), plain(change.new)
+            if old in self.tables:
+                self.tables[new] = self.tables.pop(old)
+                self.tables[new].name = new
+            if old in self.created:
+                self.created.add(new)
+        elif isinstance(change, to.RenameObject) and change.kind == "column":
+            columns = self._known(change.table).columns
+            if change.name in columns:
+                columns[change.new] = columns.pop(change.name)

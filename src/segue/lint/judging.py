@@ -1,0 +1,82 @@
+"""Runs the rules over a text: once through its changes, each shown to the rules that want its kind."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from segue.lint.history import History
+from segue.lint.rule import Place, Wanted
+from segue.model.changes import Changed, Code, End
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from segue.lint.rule import Facts, Rule
+    from segue.model.changes import Change
+    from segue.model.findings import Finding
+
+
+@dataclass(slots=True)
+class Judged:
+    """What was found in one text, how many statements it has, and those that nobody can judge from outside."""
+
+    findings: list[Finding] = field(default_factory=list)
+    statements: int = 0
+    unanalysed: list[tuple[int, int, str]] = field(default_factory=list)  # line, column, why
+
+
+def lines_of(text: str) -> Callable[[int], tuple[int, int]]:
+    """Return a function from a character's place to its line and column, both from 1."""
+    starts = [0]
+    at = text.find("\n")
+    while at >= 0:
+        starts.append(at + 1)
+        at = text.find("\n", at + 1)
+
+    def position(offset: int) -> tuple[int, int]:
+        line = bisect.bisect_right(starts, offset)
+        return line, offset - starts[line - 1] + 1
+
+    return position
+
+
+class Judge:
+    """Judges texts in the order in which they would be run: later ones know what earlier ones did."""
+
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        measured: Callable[[str, int | None], Facts],
+        wanted: Wanted | None = None,
+    ) -> None:
+        self._by_kind: defaultdict[type[Change], list[Rule]] = defaultdict(list)
+        for rule in rules:
+            for kind in rule.on:
+                self._by_kind[kind].append(rule)
+        self._measured = measured
+        self._wanted = wanted or Wanted()
+        self.history = History()
+
+    def judge(self, file: str, text: str, statements: list[Changed]) -> Judged:
+        """Return what the rules say about the statements of one file, in the order of the text."""
+        history, wanted = self.history, self._wanted
+        history.next_file(in_transaction=wanted.in_transaction)
+        position = lines_of(text)
+        judged = Judged(statements=len(statements))
+        end = Changed("", len(text.rstrip()), (End(offset=len(text.rstrip())),))
+        for statement in (*statements, end):
+            for change in statement.changes:
+                for rule in self._by_kind.get(type(change), ()):
+                    place = Place(file, statement, history, wanted, self._measured, position, rule)
+                    judged.findings.extend(rule.look(change, place))
+                if isinstance(change, Code) and not change.name:
+                    judged.unanalysed.append((*position(change.offset), "what a DO block does is not looked into"))
+            history.take(statement)
+            for change in statement.changes if history.in_transaction else ():
+                if change.form and change.table:
+                    history.hold(change.table, self._measured(change.form, wanted.version).lock())
+        judged.findings.sort(key=lambda found: (found.line, found.column, found.rule))
+        return judged

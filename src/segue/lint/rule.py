@@ -1,0 +1,121 @@
+"""What a rule is, and what it is given to look at.
+
+A rule is one file in `lint/rules`, named after the rule, that exports `RULE`. Its `look` is called once for each change
+of a kind named in `on`, before the history has taken the statement in, and yields `at.find(…)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from segue.model.findings import Depth, Finding
+from segue.model.impact import Duration, Lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from segue.lint.history import History
+    from segue.model.changes import Change, Changed
+    from segue.model.findings import Severity
+
+
+class Facts(Protocol):
+    """What was measured of one form of a statement on one server version."""
+
+    @property
+    def locks(self) -> Mapping[str, Lock]:
+        """Return the strongest lock by the table's role: "table", "parent", "partition" …."""
+
+    @property
+    def duration(self) -> Duration:
+        """Return how long they are held."""
+
+    @property
+    def error(self) -> str:
+        """Return the SQLSTATE where that version refuses the form, "" else."""
+
+    def lock(self, role: str = "table") -> Lock:
+        """Return the lock on what has this role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its name, what it is about, the changes it wants to see, and the function that looks at them."""
+
+    name: str
+    severity: Severity
+    rows: tuple[int, ...]  # of the list of known rules that docs/rules.md goes through
+    on: tuple[type[Change], ...]
+    condition: str  # when it speaks: "a column is added whose default is computed for each row"
+    effect: str  # what happens to whom: "the table is rewritten; reads and writes wait until it is done"
+    instead: str  # what to do: "add the column without default, set the default, fill in batches"
+    bad: str
+    good: str
+    look: Callable[[Any, Place], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a text is to be judged."""
+
+    version: int | None = None  # major version of the servers; None: not known, the newest is taken
+    in_transaction: bool = False  # whoever runs the file opens a transaction around it
+    informed: Any = None  # a live or recorded schema, once there is one
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a rule looks: the statement, what came before it, and how to say what was found."""
+
+    file: str
+    statement: Changed
+    history: History
+    wanted: Wanted
+    measured: Callable[[str, int | None], Facts]
+    position: Callable[[int], tuple[int, int]]
+    rule: Rule
+
+    @property
+    def version(self) -> int | None:
+        """Return the servers' major version, None if it is not known."""
+        return self.wanted.version
+
+    def facts(self, form: str) -> Facts:
+        """Return what was measured of a form on the wanted version. Raises KeyError for a form that is not there."""
+        return self.measured(form, self.wanted.version)
+
+    def new(self, table: str) -> bool:
+        """Return whether the same file created the table: it is empty, and nobody uses it."""
+        return self.history.new(table)
+
+    def find(
+        self,
+        change: Change,
+        message: str,
+        *,
+        safe: str = "",
+        form: str | None = None,
+        role: str = "table",
+        tables: tuple[str, ...] | None = None,
+        severity: Severity | None = None,
+        offset: int | None = None,
+    ) -> Finding:
+        """Return a finding; lock and duration are those measured of the change's form, or of another, for a role."""
+        key = change.form if form is None else form
+        facts = self.facts(key) if key else None
+        line, column = self.position(change.offset if offset is None else offset)
+        return Finding(
+            rule=self.rule.name,
+            severity=severity or self.rule.severity,
+            file=self.file,
+            line=line,
+            column=column,
+            statement=self.statement.sql,
+            message=message,
+            tables=change.tables if tables is None else tables,
+            lock=facts.lock(role) if facts else Lock.NONE,
+            duration=facts.duration if facts else Duration.INSTANT,
+            safe=safe,
+            depth=Depth.PREDICTED,
+        )
