@@ -87,6 +87,12 @@ CORE = (
     "acceptance/test_side_by_side.py",
     "acceptance/test_script.py",
     "acceptance/test_worker.py",
+    "online/test_workflow.py",
+    "online/test_copying.py",
+    "online/test_capture.py",
+    "online/test_drain.py",
+    "online/test_family.py",
+    "online/test_verify.py",
 )
 
 
