@@ -78,13 +78,17 @@ def test_online_forms_do_what_the_alter_says_and_lead_back(table: str, open_targ
         assert reading.read(site.look, '"T.x"').fingerprint() == before.fingerprint()
 
 
-def test_what_could_not_be_taken_back_gets_a_shadow_unless_it_is_asked_for(table: str, open_target: Open) -> None:
+def test_what_could_not_be_taken_back_gets_a_shadow_unless_no_way_back_is_wanted(table: str, open_target: Open) -> None:
     site = site_of(open_target(table))
     change = (TableChange('"T.x"', ("DROP COLUMN a",)),)
     choice = choosing.choose(site, ChangeSpec(change))
     assert (choice.strategy, choice.native) == ("shadow-table", ())
     assert choice.reasons == ["DROP a takes a moment, but could not be taken back"]
-    assert choosing.choose(site, ChangeSpec(change, strategy="native-online")).strategy == "native-online"
+    with pytest.raises(StepFailed, match="could not be taken back") as refused:
+        choosing.choose(site, ChangeSpec(change, strategy="native-online"))
+    assert refused.value.details == ["DROP a"]
+    asked = ChangeSpec(change, strategy="native-online", reversible=False)
+    assert choosing.choose(site, asked).strategy == "native-online"
     assert choosing.choose(site, ChangeSpec(change, reversible=False)).strategy == "native-online"
 
 

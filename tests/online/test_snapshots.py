@@ -38,8 +38,22 @@ def test_swap_waits_for_a_transaction_whose_snapshot_is_older(database: str, sho
         ordinary.execute("select from o")
         change = Background(lambda: shops.run(plan))
         until(lambda: "a snapshot of before the swap" in noted(shops).partition("waiting for locks")[2])
+        assert "in 0 of 3 tries" in noted(shops)
         assert old.execute("select count(*) from t").fetchone() == (1,)
         old.execute("commit")
         change.result()
         ordinary.execute("rollback")
     assert rows(database, "select pg_typeof(v)::text from t") == [("bigint",)]
+
+
+def test_old_snapshot_is_ended_where_its_application_may_be(database: str, shops: Shops) -> None:
+    run_sql(database, "create table t (id int primary key, v int)", "insert into t values (1, 1)", "create table o ()")
+    shops.open("shop", database)
+    with psycopg.connect(database, application_name="reports", autocommit=True) as old:
+        old.execute("begin isolation level repeatable read")
+        old.execute("select from o")
+        shops.run(shops.add(PLAN.replace("table: t,", "table: t, cancel_blockers: [reports],")))
+        with pytest.raises(psycopg.OperationalError):
+            old.execute("select from o")
+    assert rows(database, "select pg_typeof(v)::text from t") == [("bigint",)]
+    assert "ended: " in noted(shops)

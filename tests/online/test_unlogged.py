@@ -74,6 +74,9 @@ def test_crash_before_the_swap_has_an_unlogged_side_copied_anew(
     with suppress(SegueError):
         shops.run(plan)
     shops.run(plan)
+    said = " ".join(shops.noted())
+    assert "emptied unlogged tables when it started after a crash" in said
+    assert "TRUNCATE" not in said
     assert rows(url, "select count(*), min(pg_typeof(v)::text) from t where v = id or v is null") == [
         (left, "bigint" if left else None)
     ]

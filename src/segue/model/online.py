@@ -195,11 +195,15 @@ class Rehearsed:
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """A swap that took place: how long the locks were held, how many tries, how many keys were drained under it."""
+    """A swap that took place: how long the locks were held, how many tries, how many keys were drained under it.
+
+    `looked`: for how many of these milliseconds it was looked whether somebody has changed anything.
+    """
 
     milliseconds: float
     tries: int
     keys: int
+    looked: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

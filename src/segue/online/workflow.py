@@ -367,7 +367,10 @@ class Workflow:
                 continue
             break
         self._record.measure(
-            swap_lock_ms=round(swapped.milliseconds, 2), swap_tries=swapped.tries, swap_keys=swapped.keys
+            swap_lock_ms=round(swapped.milliseconds, 2),
+            swap_look_ms=round(swapped.looked, 2),
+            swap_tries=swapped.tries,
+            swap_keys=swapped.keys,
         )
         run.keep(swap_lock_ms=round(swapped.milliseconds, 2))
         self._note(
@@ -437,7 +440,6 @@ class Workflow:
                 began = clock.ticks()
                 drained = self._change.drain(member.number, None, compare=True)
                 if drained.emptied:
-                    self._note(f"{member.table} was emptied by TRUNCATE: the copy begins anew")
                     self._change.restart(self._run.patience, self._note)
                     return True
                 self._check(member, drained)

@@ -62,6 +62,8 @@ TRIES = 3
 ORPHANED = "23503"
 #: A source that was emptied is brought up to date by its log, if that has fewer entries than this; else copied anew.
 FRESH = 200_000
+#: A log of so many entries is reduced to distinct keys before it is drained.
+CROWDED = 100_000
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -329,6 +331,8 @@ class PostgresChange:
         """Empty the shadows and the logs, and begin the copy anew."""
         with self._telling():
             drawn = self.blueprint
+            if not lost:
+                note(self._why_anew())
             # Of a slot that is made anew nothing shows that it was; so what was copied is given up before there is one.
             phase = Phase.CAPTURING if lost else Phase.COPYING_DATA
             if lost:
@@ -354,6 +358,14 @@ class PostgresChange:
             journal.point("online-restarted")
             if lost:
                 ghost.end(self._site, drawn)
+
+    def _why_anew(self) -> str:
+        tables = ", ".join(str(member.table) for member in self.blueprint.members)
+        if alive.emptied(self._site.look, self.blueprint):
+            return (
+                f"{tables}: the server has emptied unlogged tables when it started after a crash; the copy begins anew"
+            )
+        return f"{tables}: emptied by TRUNCATE; the copy begins anew"
 
     # -- catching up
 
@@ -422,7 +434,7 @@ class PostgresChange:
             self._tick(f"keyed {name}")
             journal.point("online-keyed")
         if f"indexed {name}" not in self._done:
-            if not self._level(member, boundary, rest):
+            if not self._level(member, note, boundary, rest):
                 self.restart(patience, note)
                 return False
             for index in member.indexes:
@@ -460,11 +472,26 @@ class PostgresChange:
                 moved = conflicts.excluded(self._site, self.blueprint.id, member, index, connection=session)
             note(f'{moved:,} rows of {member.table} do not fit "{index.name}"')
 
-    def _level(self, member: Member, boundary: Callable[[], None], rest: Callable[[float], None]) -> bool:
+    def _compact(self, member: Member, note: Callable[[str], None]) -> None:
+        """Drop entries of a long log that say again what others say: a drain would copy a row for each of them."""
+        log = self.blueprint.log(member, FORWARD)
+        if self._reader is not None or drain.backlog(self._site.look, log, CROWDED) < CROWDED:
+            return
+        gone = drain.compact(self._site, self._site.work, member.forward, log)
+        note(f"{member.table}: {gone:,} entries of the log said again what others say, and were dropped")
+
+    def _level(
+        self,
+        member: Member,
+        note: Callable[[str], None],
+        boundary: Callable[[], None],
+        rest: Callable[[float], None],
+    ) -> bool:
         """Drain until the shadow equals the table as one snapshot sees it: no unique value stands twice then.
 
         Returns False when the source was emptied, and the copy begins anew.
         """
+        self._compact(member, note)
         drained = Drained(keys=DRAIN_KEYS)
         while drained.keys >= FEW_KEYS:
             boundary()

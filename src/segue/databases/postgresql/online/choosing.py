@@ -83,9 +83,16 @@ def look(connection: Connection, spec: ChangeSpec, schema: str) -> Choice:
         undo += found.undo
         lost += found.lost
     gone = [what for what in lost if what]
-    if gone and spec.reversible and spec.strategy != NATIVE:
+    if gone and spec.reversible:
         # It would take a moment, and what it drops would be gone for good: a shadow keeps it until the retention ends.
         reasons += [f"{what} takes a moment, but could not be taken back" for what in gone]
+    if gone and spec.reversible and spec.strategy == NATIVE:
+        raise StepFailed(
+            "what the server would do in place could not be taken back",
+            details=gone,
+            hint='leave the strategy out: "shadow-table" keeps what is dropped for the way back; or say that no '
+            "way back is wanted (--no-reverse, or `reversible: false`)",
+        )
     if not reasons and statements:
         why = ["every command takes a moment, or has a form that lets the application work meanwhile"]
         why += [f"{what} cannot be taken back" for what in gone]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -99,10 +100,12 @@ def swap(
                 raise NotThisTime(old)
             keys = _drain(connection, blueprint, drainers, direction, most, budget, barrier)
             check(connection, drainers)
+            looking = clock.ticks()
             if triggers is not None and captured(connection, blueprint, direction) != triggers:
                 raise missed(direction)
             if signature(connection, blueprint, direction) != expected:
                 raise changed(altered(connection, blueprint, direction, known))
+            looked = (clock.ticks() - looking) * 1000
             connection.execute(moving.encode())
         except psycopg.errors.QueryCanceled as error:
             raise Behind(f"the swap took longer than {budget:g} s under its locks, and was given up") from error
@@ -123,7 +126,7 @@ def swap(
         )
         history.write(connection, key, fence=site.lease.fence, state="done", statement=moving, detail={"keys": keys})
         journal.point("online-swap-before-commit")
-        done[:] = [Swapped(0.0, tries, keys)]
+        done[:] = [Swapped(0.0, tries, keys, looked)]
         started.append(held)
 
     started: list[float] = []
@@ -135,7 +138,7 @@ def swap(
         raise changed(altered(site.look, blueprint, direction, known)) from error
     held = (clock.ticks() - started[-1]) * 1000
     journal.point("online-swap-committed")
-    return Swapped(held, tries, done[0].keys)
+    return replace(done[0], milliseconds=held)
 
 
 def _drain(
@@ -224,7 +227,10 @@ def _set_schema(place: Place, schema: str) -> str:
 
 
 def rehearse(site: Site, blueprint: Blueprint, probes: int, direction: str = FORWARD) -> Rehearsed:
-    """Take the swap's locks for an instant, several times, and let them go at once."""
+    """Take the swap's locks for an instant, several times, and let them go at once.
+
+    Granted is a try in which the swap could have been: where no transaction has an older snapshot either.
+    """
     wanted = locks(blueprint, direction)
     text = ";\n".join(f"LOCK TABLE {table} IN {mode} MODE" for table, mode in wanted)
     statements = parse.statements(text)
@@ -245,9 +251,10 @@ def rehearse(site: Site, blueprint: Blueprint, probes: int, direction: str = FOR
         except (NotThisTime, psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected):
             blockers += [blocker.line() for blocker in find_blockers(site.look, statements)]
         else:
-            granted += 1
+            old = snapshots.older(site.look, snapshots.now(site.look), site.lease.application)
+            blockers += [one.line() for one in old]
+            granted += not old
         longest = max(longest, (clock.ticks() - began) * 1000)
-    blockers += [old.line() for old in snapshots.older(site.look, snapshots.now(site.look), site.lease.application)]
     return Rehearsed(probes, granted, longest, tuple(dict.fromkeys(blockers)))
 
 
