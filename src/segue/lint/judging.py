@@ -60,10 +60,13 @@ class Judge:
         self._wanted = wanted or Wanted()
         self.history = History()
 
-    def judge(self, file: str, text: str, statements: list[Changed]) -> Judged:
-        """Return what the rules say about the statements of one file, in the order of the text."""
+    def judge(self, file: str, text: str, statements: list[Changed], *, in_transaction: bool | None = None) -> Judged:
+        """Return what the rules say about the statements of one file, in the order of the text.
+
+        `in_transaction` says whether the file's own tool opens a transaction around it; None: as was wanted for all.
+        """
         history, wanted = self.history, self._wanted
-        history.next_file(in_transaction=wanted.in_transaction)
+        history.next_file(in_transaction=wanted.in_transaction if in_transaction is None else in_transaction)
         position = lines_of(text)
         judged = Judged(statements=len(statements))
         end = Changed("", len(text.rstrip()), (End(offset=len(text.rstrip())),))

@@ -1,0 +1,82 @@
+"""Where texts come from: files, folders, standard input; what other tools write into them is taken out in place."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.errors import InvalidInput
+from segue.lint.sources import markers, psql
+
+#: How a file that is not UTF-8 is read, where it does not say it itself.
+OTHERWISE = "cp1252"
+_ENCODING = re.compile(rb"client_encoding\s*(?:=|TO)\s*'?([A-Za-z0-9_-]+)'?", re.IGNORECASE)
+_NUMBERS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text to judge: characters stand where they stand in the file, but what is not SQL is blank."""
+
+    path: str
+    text: str  # as it is in the file
+    sql: str
+    in_transaction: bool | None  # whether its tool runs it in a transaction; None: it does not say
+    note: str = ""  # how it was read, where that is not plain
+
+
+def gather(paths: list[str], stdin: bytes | None = None) -> list[Source]:
+    """Return the texts of files, of folders (in the order in which tools run them) and of "-", standard input.
+
+    Raises InvalidInput for a path that is not there or cannot be read.
+    """
+    found = []
+    for name in paths:
+        if name == "-":
+            found.append(source("<stdin>", stdin or b""))
+            continue
+        path = Path(name)
+        try:
+            if path.is_dir():
+                found += [source(str(file), file.read_bytes()) for file in _files(path)]
+            else:
+                found.append(source(name, path.read_bytes()))
+        except OSError as error:
+            raise InvalidInput(f'"{name}" cannot be read: {(error.strerror or "unknown error").lower()}') from error
+    return found
+
+
+def source(path: str, raw: bytes) -> Source:
+    """Return the text of a file's bytes."""
+    text, note = _decoded(raw)
+    marked = markers.forward(text)
+    return Source(path, text, psql.without_commands(marked.sql), marked.in_transaction, note)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the SQL files below a folder that change forward, by number where names have numbers."""
+    files = [
+        path for path in folder.rglob("*.sql") if path.is_file() and not markers.backward(path.relative_to(folder))
+    ]
+    return sorted(files, key=lambda path: [_natural(part) for part in path.relative_to(folder).parts])
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _NUMBERS.split(name) if part]
+
+
+def _decoded(raw: bytes) -> tuple[str, str]:
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace"), "read as UTF-16"
+    try:
+        return raw.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        said = _ENCODING.search(raw)
+        encoding = said[1].decode() if said else OTHERWISE
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            encoding = OTHERWISE
+        return raw.decode(encoding, errors="replace"), f"is not UTF-8: read as {encoding}"
