@@ -142,9 +142,9 @@ def moving_debian_server() -> Iterator[Server]:
 
 
 @contextmanager
-def made(source: Server, target: Server) -> Iterator[Moved]:
+def made(source: Server, target: Server, move: str = "") -> Iterator[Moved]:
     """Make two databases and a move between them; nothing of it is left on the servers."""
-    pair = Pair(secrets.token_hex(4), Side("source", source.database()), Side("target", target.database()))
+    pair = Pair(move or secrets.token_hex(4), Side("source", source.database()), Side("target", target.database()))
     run_sql(pair.source.url, SCHEMA, LATER, ROWS)
     run_sql(pair.target.url, SCHEMA)
     try:

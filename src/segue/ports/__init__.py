@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
+    from segue.ports.moving import Mover
     from segue.ports.online import ChangeRecord, OnlineChange
 
 FORWARD = "forward"
@@ -749,6 +750,10 @@ class Database(Protocol):
         With more than `limit` bytes its slot is given up; the copy begins anew when the change goes on. None where
         nothing is kept back, or somebody reads it. Raises TargetUnreachable.
         """
+        ...
+
+    def mover(self, move: str, source: str, target: str) -> Mover:
+        """Take up a move, by its id, of tables from one database to another; opens nothing yet."""
         ...
 
     def probe(self, url: str) -> Probe:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
+    from segue.ports.moving import Mover
 
 
 class PostgreSQL:
@@ -66,6 +67,12 @@ class PostgreSQL:
         from segue.databases.postgresql.online.retaining import retained
 
         return retained(url, execution, step, limit)
+
+    def mover(self, move: str, source: str, target: str) -> Mover:
+        """Take up a move of tables from one database to another."""
+        from segue.databases.postgresql.moving.mover import PostgresMover
+
+        return PostgresMover(move, source, target)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

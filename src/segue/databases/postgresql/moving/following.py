@@ -69,7 +69,7 @@ def publish(
     pair: Pair, side: Side, work: Connection, eye: Connection, patience: Patience, note: Callable[[str], None]
 ) -> None:
     """Publish a side's tables and markers; nothing where they are published."""
-    if work.execute("select from pg_catalog.pg_publication where pubname = %s", [pair.name]).fetchone():
+    if work.execute("select 1 from pg_catalog.pg_publication where pubname = %s", [pair.name]).fetchone():
         return
     tables = members(pair, work)
     listed = sql.SQL(", ").join([*map(sql.SQL, tables), sql.Identifier(pair.name, "marker")])
@@ -203,7 +203,7 @@ def mark(pair: Pair, publisher: Side, published: Connection) -> str:
 
 def arrived(pair: Pair, subscriber: Connection, token: str) -> bool:
     """Tell whether a marker of the other side has arrived."""
-    query = sql.SQL("select from {}.marker where token = %s::uuid").format(sql.Identifier(pair.name))
+    query = sql.SQL("select 1 from {}.marker where token = %s::uuid").format(sql.Identifier(pair.name))
     return subscriber.execute(query, [token]).fetchone() is not None
 
 

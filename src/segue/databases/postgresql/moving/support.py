@@ -133,7 +133,7 @@ def install(pair: Pair, side: Side, connection: Connection, tables: Sequence[str
     script = files("segue.databases.postgresql").joinpath("sql/moving.sql").read_text(encoding="utf-8")
     schema = sql.Identifier(pair.name)
     with connection.transaction():
-        names = [_qualified(connection, table) for table in tables]
+        names = [qualified(connection, table) for table in tables]
         found = relations(connection, names)
         refuse(found)
         connection.execute(sql.SQL(script).format(schema=schema))
@@ -166,7 +166,8 @@ def install(pair: Pair, side: Side, connection: Connection, tables: Sequence[str
         )
 
 
-def _qualified(connection: Connection, table: str) -> str:
+def qualified(connection: Connection, table: str) -> str:
+    """Return a table's name with its schema, as SQL writes it; raises NotFound."""
     row = connection.execute(
         "select pg_catalog.format('%%I.%%I', n.nspname, c.relname), c.relkind in ('r', 'p') "
         "from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "

@@ -1,0 +1,237 @@
+"""Move tables to another database while the application goes on, switch to it, and take it back."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from segue.cli import output
+from segue.cli.commands import noun
+from segue.cli.output import Form, Format, Json, Yes
+from segue.errors import ExitCode
+from segue.model.quantities import duration, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from segue.model.moves import MoveSwitched
+    from segue.services.moves import Driver
+
+app = noun(__doc__, example="segue move switch orders")
+
+Name = Annotated[str, typer.Argument(help="The move's name.", show_default=False)]
+Budget = Annotated[
+    str, typer.Option("--budget", help="The longest that writes may stop; beyond it, everything is undone.")
+]
+Margin = Annotated[
+    int,
+    typer.Option("--margin", min=1, help="Values of each sequence left to the side that closes, for late sessions."),
+]
+Undo = Annotated[
+    bool,
+    typer.Option("--undo", help="Undo a switch that was cut off half-way, and do nothing else."),
+]
+LockTimeout = Annotated[str, typer.Option("--lock-timeout", help="How long to try for the tables' locks.")]
+
+
+@app.command()
+def create(
+    name: Name,
+    source: Annotated[str, typer.Option("--from", help="The environment that has the tables.", show_default=False)],
+    target: Annotated[str, typer.Option("--to", help="The environment they move to.", show_default=False)],
+    table: Annotated[list[str], typer.Option("--table", "-t", help="A table; repeatable.", show_default=False)],
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Name a move of tables between two environments. Nothing happens in the databases yet.
+
+    The tables have to be there on the target, empty, with their keys: `pg_dump --schema-only` makes them.
+
+    Example:
+        segue move create orders --from production --to orders-db --table orders --table order_items
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import moves
+    from segue.store import open_store
+
+    settings = loader.load()
+    with open_store(settings) as store:
+        moves.create(store, settings, moves.Move(name, source, target, tuple(table)), wiring.parts().database)
+    if output.as_json():
+        output.document({"ok": True, "move": name, "from": source, "to": target, "tables": table})
+    else:
+        output.say(f"created; `segue move start {name}` copies and follows")
+
+
+@app.command()
+def start(
+    name: Name,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Tables copied at a time.")] = 2,
+    lock_timeout: LockTimeout = "60s",
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Copy the tables at one moment, follow what is written since, and arm the way back.
+
+    The application stays where it is and waits for nothing. Safe to repeat: what was cut off during the copy begins
+    the copy anew, since its snapshot is gone; what was cut off later goes on.
+
+    Example:
+        segue move start orders --workers 4
+    """
+    with _driver(name, lock_timeout) as driver:
+        done = driver.start(workers)
+    if output.as_json():
+        output.document({"ok": True, "move": name, **asdict(done)})
+    else:
+        output.table(("table", "rows"), done.tables.items())
+        output.say(f"the target follows, and the way back is ready, after {duration(done.seconds)}")
+
+
+@app.command()
+def status(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> int:
+    """Show which side is open, and how far the other one is behind.
+
+    Exit 5 when a switch was cut off with both sides closed: `switch` or `reverse` finish it or, with --undo, undo it.
+
+    Example:
+        segue move status orders --json
+    """
+    with _driver(name, "10s") as driver:
+        found = driver.look()
+    if output.as_json():
+        output.document({"ok": found.open is not None, "move": name, **asdict(found)})
+    else:
+        behind = "cannot tell"
+        if found.caught_up is not None:
+            late = "" if found.caught_up else " and more: it does not catch up now"
+            behind = f"{duration(found.lag_seconds or 0.0)}{late}"
+        output.fields(
+            [
+                ("open", found.open or "neither: a switch was cut off"),
+                ("followed", "yes" if found.followed else "not yet: `segue move start`"),
+                ("behind", behind),
+                ("kept back", size(found.lag_bytes) if found.lag_bytes is not None else "cannot tell"),
+                ("switches", found.switches),
+            ]
+        )
+    return ExitCode.DONE if found.open is not None else ExitCode.CANNOT_TELL
+
+
+@app.command()
+def switch(
+    name: Name,
+    budget: Budget = "2s",
+    margin: Margin = 1000,
+    lock_timeout: LockTimeout = "30s",
+    undo: Undo = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Close the source and open the target, losing nothing. Then route the application to the target.
+
+    Writes to the closed side fail with SQLSTATE 40001, constraint segue_fence: retry them on the other side. When it
+    takes longer than --budget, it is undone (exit 4) and the source is open as before.
+
+    Examples:
+        segue move switch orders
+        segue move switch orders --budget 500ms
+    """
+    _turn(name, "target", budget, margin, lock_timeout, undo)
+
+
+@app.command()
+def reverse(
+    name: Name,
+    budget: Budget = "2s",
+    margin: Margin = 1000,
+    lock_timeout: LockTimeout = "30s",
+    undo: Undo = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Close the target and open the source again, with all that was written meanwhile.
+
+    Example:
+        segue move reverse orders
+    """
+    _turn(name, "source", budget, margin, lock_timeout, undo)
+
+
+@app.command()
+def complete(
+    name: Name, yes: Yes = False, lock_timeout: LockTimeout = "60s", format_: Format = Form.TEXT, json_: Json = False
+) -> None:
+    """End a move with the target in use: nothing is followed any more, and nothing of Segue is left.
+
+    The source keeps its tables, without a fence. Drop them, or take the application's rights to them away.
+
+    Example:
+        segue move complete orders --yes
+    """
+    output.ask(f'Complete the move "{name}"? There is no way back then.', yes=yes, refuse="nobody is here to confirm")
+    with _driver(name, lock_timeout) as driver:
+        driver.complete()
+    _ended(name, "completed")
+
+
+@app.command()
+def cancel(
+    name: Name, yes: Yes = False, lock_timeout: LockTimeout = "60s", format_: Format = Form.TEXT, json_: Json = False
+) -> None:
+    """Give a move up with the source in use; the target keeps what was copied.
+
+    Example:
+        segue move cancel orders --yes
+    """
+    output.ask(f'Cancel the move "{name}"? Its copy is followed no more.', yes=yes, refuse="nobody is here to confirm")
+    with _driver(name, lock_timeout) as driver:
+        driver.cancel()
+    _ended(name, "cancelled")
+
+
+def _ended(name: str, how: str) -> None:
+    if output.as_json():
+        output.document({"ok": True, "move": name, "status": how})
+    else:
+        output.say(f"{how}; nothing of the move is left in either database")
+
+
+def _turn(name: str, to: str, budget: str, margin: int, lock_timeout: str, undo: bool) -> None:
+    from segue.model.quantities import seconds
+
+    allowed = seconds(budget)
+    with _driver(name, lock_timeout) as driver:
+        done = driver.turn(to, budget=allowed, margin=margin, finish=not undo)
+        found = driver.look()
+    if output.as_json():
+        output.document({"ok": True, "move": name, "open": found.open, **_pause(done)})
+    elif done is None:
+        output.say(f"the {found.open} is open")
+    else:
+        output.say(f"the {to} is open; writes stopped for {duration(done.stopped)}. Route the application there now")
+
+
+def _pause(done: MoveSwitched | None) -> dict[str, Any]:
+    if done is None:
+        return {"pause_ms": None, "drain_ms": None}
+    return {"pause_ms": round(done.stopped * 1000, 1), "drain_ms": round(done.drain * 1000, 1)}
+
+
+@contextmanager
+def _driver(name: str, lock_timeout: str) -> Iterator[Driver]:
+    from segue import settings as loader
+    from segue import wiring
+    from segue.model.quantities import seconds
+    from segue.ports import Patience
+    from segue.services.moves import Driver
+    from segue.store import open_store
+
+    patience = Patience(seconds(lock_timeout), seconds(lock_timeout))
+    settings = loader.load()
+    with open_store(settings) as store:
+        yield Driver(store, settings, name, wiring.parts().database, patience, output.say)

@@ -1,0 +1,94 @@
+"""A live move as the rest of Segue asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue import clock
+from segue.databases.postgresql.moving import live, snapshot, switching
+from segue.databases.postgresql.moving.slot import drop_slot
+from segue.databases.postgresql.moving.support import Pair, Side, alone, qualified, state, told, where
+from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from segue.ports import Patience
+
+    Note = Callable[[str], None]
+
+
+class PostgresMover:
+    """See `segue.ports.moving.Mover`."""
+
+    def __init__(self, id_: str, source: str, target: str) -> None:
+        self._pair = Pair(id_, Side("source", source), Side("target", target))
+
+    def start(self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note) -> MoveStarted:
+        """Copy the tables and follow them."""
+        pair = self._pair
+        began = clock.ticks()
+        with (
+            pair.open(pair.source) as a,
+            pair.open(pair.target) as b,
+            pair.open(pair.target) as guard,
+        ):
+            alone(pair, guard)
+            with told(where(pair, pair.source)):
+                names = [qualified(a, table) for table in tables]
+                followed, begun = state(pair, b) is not None, state(pair, a) is not None
+            if not followed:
+                with told(where(pair, pair.target)):
+                    if begun:
+                        note("an earlier copy was not finished, and its snapshot is gone: copying anew")
+                        snapshot.empty(b, names)
+                        drop_slot(a, pair.channel(pair.source))
+                    else:
+                        snapshot.refuse_filled(b, names)
+                keeper = live.begin(pair, names, patience, note)
+                try:
+                    counts = snapshot.copy(pair, keeper.snapshot, names, workers, note)
+                finally:
+                    keeper.close()
+                for name in names:
+                    b.execute(f"analyze {name}".encode())
+            else:
+                counts = {}
+        live.follow(pair, names, patience, note)
+        return MoveStarted(counts, clock.ticks() - began, copied=not followed)
+
+    def look(self) -> MoveStanding:
+        """Say how it stands."""
+        with self._pair.open(self._pair.source) as a, self._pair.open(self._pair.target) as b:
+            begun, followed = state(self._pair, a) is not None, state(self._pair, b) is not None
+        if not begun and not followed:
+            return MoveStanding("source", 0, both_ways=False, followed=False)
+        found = live.look(self._pair)
+        lag = found.lag
+        return MoveStanding(
+            open=found.open,
+            switches=found.epoch,
+            both_ways=found.both_ways,
+            followed=followed,
+            lag_bytes=lag.bytes if lag else None,
+            lag_seconds=round(lag.seconds, 3) if lag else None,
+            caught_up=lag.caught_up if lag else None,
+        )
+
+    def turn(self, to: str, *, budget: float, margin: int, patience: Patience, note: Note) -> MoveSwitched:
+        """Open one side and close the other."""
+        side = self._pair.target if to == "target" else self._pair.source
+        done = switching.switch(self._pair, side, budget=budget, margin=margin, patience=patience, note=note)
+        return MoveSwitched(done.to, done.stopped, done.drain, done.slices, done.longest)
+
+    def recover(self, *, finish: bool, note: Note) -> str:
+        """Finish or undo a switch that was cut off."""
+        return switching.recover(self._pair, finish=finish, note=note).name
+
+    def complete(self, patience: Patience, note: Note) -> None:
+        """End it with the target in use."""
+        live.complete(self._pair, patience, note)
+
+    def cancel(self, patience: Patience, note: Note) -> None:
+        """Give it up with the source in use."""
+        live.cancel(self._pair, patience, note)

@@ -1,0 +1,177 @@
+"""Live moves of tables from one environment to another: begun, switched, taken back, ended; all in the ledger."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from segue.errors import InvalidInput, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
+    from segue.ports import Patience
+    from segue.ports.moving import Mover
+    from segue.settings import Settings
+    from segue.store import Store
+
+#: The ledger's subject; its id is the move's name.
+SUBJECT = "moves"
+
+
+class Moving(Protocol):
+    """The part of a database that a move needs."""
+
+    def mover(self, move: str, source: str, target: str) -> Mover:
+        """Take up a move."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move as it was created: environments by name, tables as the user wrote them."""
+
+    name: str
+    source: str
+    target: str
+    tables: tuple[str, ...]
+
+
+def create(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> None:
+    """Record a move; nothing is done in the databases. Raises InvalidInput for a bad or taken name."""
+    if not re.fullmatch(r"[a-z0-9]{1,16}", move.name):
+        raise InvalidInput(f'"{move.name}" cannot name a move', hint="use at most 16 lower-case letters and digits")
+    if not move.tables:
+        raise UsageError("no table is named", hint="name each with --table")
+    if move.source == move.target:
+        raise UsageError("source and target are the same environment", hint="name two with --from and --to")
+    _mover(store, settings, move, database)
+    if _entries(store, move.name)[-1:] not in ([], ["completed"], ["cancelled"]):
+        raise InvalidInput(f'the move "{move.name}" exists already', hint="`segue move status` shows it")
+    detail = {"source": move.source, "target": move.target, "tables": list(move.tables)}
+    _record(store, settings, move.name, "created", detail)
+
+
+def find(store: Store, name: str) -> Move:
+    """Return a move by its name, as it was created last; raises NotFound."""
+    from sqlalchemy import select
+
+    from segue.store.tables.ledger import LedgerRow
+
+    with store.session() as session:
+        row = session.scalars(
+            select(LedgerRow)
+            .where(LedgerRow.subject == SUBJECT, LedgerRow.subject_id == name, LedgerRow.action == "created")
+            .order_by(LedgerRow.id.desc())
+            .limit(1)
+        ).first()
+        if row is None:
+            raise NotFound(f'there is no move "{name}"', hint="`segue move create` makes one")
+        detail = row.detail
+        return Move(name, detail["source"], detail["target"], tuple(detail["tables"]))
+
+
+def _entries(store: Store, name: str) -> list[str]:
+    from sqlalchemy import select
+
+    from segue.store.tables.ledger import LedgerRow
+
+    with store.session() as session:
+        query = select(LedgerRow.action).where(
+            LedgerRow.subject == SUBJECT,
+            LedgerRow.subject_id == name,
+            LedgerRow.action.in_(["created", "completed", "cancelled"]),
+        )
+        return list(session.scalars(query.order_by(LedgerRow.id)))
+
+
+class Driver:
+    """One command's work on a move."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        name: str,
+        database: Callable[[str], Moving],
+        patience: Patience,
+        note: Callable[[str], None],
+    ) -> None:
+        """Find the move; raises NotFound where there is none, or it has ended."""
+        self.move = find(store, name)
+        if _entries(store, name)[-1] != "created":
+            raise NotFound(f'the move "{name}" has ended', hint="`segue move create` makes another")
+        self._store = store
+        self._settings = settings
+        self._mover = _mover(store, settings, self.move, database)
+        self._patience = patience
+        self._note = note
+
+    def start(self, workers: int) -> MoveStarted:
+        """Copy, follow, and arm the way back; goes on where an earlier start ended."""
+        with self._noted("started") as detail:
+            done = self._mover.start(self.move.tables, workers=workers, patience=self._patience, note=self._note)
+            detail.update(asdict(done))
+        return done
+
+    def look(self) -> MoveStanding:
+        """Say how it stands."""
+        return self._mover.look()
+
+    def turn(self, to: str, *, budget: float, margin: int, finish: bool = True) -> MoveSwitched | None:
+        """Open the side `to`; None when that was so already, or is so by finishing a switch that was cut off.
+
+        With `finish` False such a switch is undone instead, and nothing else is done.
+        """
+        before = self._mover.look()
+        if before.open is None or before.open == to or not finish:
+            # Also where the commits went through and the process died: what comes after them may be missing.
+            with self._noted("recovered") as detail:
+                detail["open"] = self._mover.recover(finish=finish, note=self._note)
+            if not finish or detail["open"] == to:
+                return None
+        with self._noted("switched" if to == "target" else "reversed") as detail:
+            done = self._mover.turn(to, budget=budget, margin=margin, patience=self._patience, note=self._note)
+            detail.update(asdict(done))
+        return done
+
+    def complete(self) -> None:
+        """End it with the target in use; there is no way back afterwards."""
+        with self._noted("completed"):
+            self._mover.complete(self._patience, self._note)
+
+    def cancel(self) -> None:
+        """Give it up with the source in use."""
+        with self._noted("cancelled"):
+            self._mover.cancel(self._patience, self._note)
+
+    @contextmanager
+    def _noted(self, action: str) -> Iterator[dict[str, Any]]:
+        """Write to the ledger what was done; what was tried in vain too, with why."""
+        detail: dict[str, Any] = {"source": self.move.source, "target": self.move.target}
+        try:
+            yield detail
+        except BaseException as error:
+            words = getattr(error, "message", type(error).__name__)
+            _record(self._store, self._settings, self.move.name, f"not {action}", {**detail, "error": words})
+            raise
+        _record(self._store, self._settings, self.move.name, action, detail)
+
+
+def _mover(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> Mover:
+    from segue.services import environments
+
+    with store.session() as session:
+        _, source = environments.resolve(session, settings, move.source)
+        _, target = environments.resolve(session, settings, move.target)
+    return database(source).mover(move.name, source, target)
+
+
+def _record(store: Store, settings: Settings, name: str, action: str, detail: dict[str, Any]) -> None:
+    from segue.store import ledger
+
+    with store.session() as session:
+        ledger.append(session, actor=settings.user, action=action, subject=SUBJECT, subject_id=name, detail=detail)
