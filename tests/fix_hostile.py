@@ -90,8 +90,16 @@ CORE = (
     "online/test_workflow.py",
     "online/test_copying.py",
     "online/test_capture.py",
+    "online/test_conflicts.py",
     "online/test_drain.py",
+    "online/test_emptied.py",
     "online/test_family.py",
+    "online/test_keys.py",
+    "online/test_moves.py",
+    "online/test_orphans.py",
+    "online/test_shapes.py",
+    "online/test_snapshots.py",
+    "online/test_upkeep.py",
     "online/test_verify.py",
 )
 

@@ -6,6 +6,7 @@ import time
 
 import psycopg
 import pytest
+from fix_hostile import administrator
 from fix_shops import Shops
 from fix_targets import Background, rows, run_sql, session, until, value
 
@@ -84,7 +85,8 @@ def test_values_that_a_kept_foreign_key_refuses_are_found(database: str, shops: 
 
 def test_rows_that_were_written_past_a_foreign_key_are_found(database: str, shops: Shops) -> None:
     past = "BEGIN; SET LOCAL session_replication_role = replica; INSERT INTO t (id, c) VALUES (500, 500); COMMIT"
-    plan = prepared(database, shops, "ALTER id TYPE bigint", past)
+    plan = prepared(database, shops, "ALTER id TYPE bigint")
+    run_sql(administrator(database), past)
     running = Background(lambda: shops.run(plan))
     begun(database)
     assert until(lambda: rows(database, REFUSED)) == [("t_c_fkey", ["500"])]

@@ -392,7 +392,8 @@ def test_index_is_added_where_it_keeps_more_apart_than_before(database: str, ope
     assert added("ADD CONSTRAINT only_b UNIQUE (b)") == {"only_b"}
     assert added('ALTER b TYPE text COLLATE "C"') == {"ab", "part"}
     assert added("ALTER d TYPE float4") == {"t_d_key", "part"}
-    assert added("ADD CONSTRAINT none UNIQUE NULLS NOT DISTINCT (d)") == {"none"}
+    if site.work.info.server_version >= 150000:
+        assert added("ADD CONSTRAINT none UNIQUE NULLS NOT DISTINCT (d)") == {"none"}
 
 
 def test_key_is_one_that_survives(database: str, open_target: Open) -> None:
