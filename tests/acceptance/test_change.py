@@ -267,6 +267,11 @@ def test_rows_that_do_not_fit_are_listed_with_repairs(segue: Segue, shop: Shops,
     assert "every row" in segue("change", "conflicts").expect(0).stderr
 
 
+def test_empty_alter_is_refused_as_one_that_asks_for_nothing(segue: Segue, shop: Shops) -> None:
+    said = segue("change", "start", "orders", " ", "--env", "shop").expect(2).stderr
+    assert 'nothing is to change in "orders"' in said
+
+
 def test_a_way_back_ends_when_it_is_over_or_a_person_says_so(segue: Segue, shop: Shops, database: str) -> None:
     Started(shop, WIDEN).ended()
     with shop.store.session() as session:

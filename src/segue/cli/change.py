@@ -81,7 +81,7 @@ def start(
     tuning = {**checked_limits(limits), **({"window": _asking.checked_window(window)} if window is not None else {})}
     wanted = _asking.asked(
         table,
-        alter or [],
+        [text for text in alter or [] if text.strip()],
         columns=columns,
         partition_by=partition_by,
         partitions=partitions,
