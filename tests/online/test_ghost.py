@@ -664,7 +664,7 @@ def test_a_table_that_can_be_followed_has_no_problems(items: Followed, parted: F
             "another replica identity",
         ),
         ("CREATE UNLOGGED TABLE t (id int PRIMARY KEY)", "not a permanent, logged table"),
-        ("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child () INHERITS (t)", "inherits from"),
+        ("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child () INHERITS (t)", "use the strategy shadow-table"),
         ("CREATE TABLE t (a int, id int GENERATED ALWAYS AS (a) STORED PRIMARY KEY)", "id of t is generated"),
     ],
     ids=["unkeyed", "deferrable", "full", "nothing", "index", "unlogged", "inherited", "generated"],

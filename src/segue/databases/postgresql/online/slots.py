@@ -234,7 +234,10 @@ def _table_problems(connection: Connection, member: Member) -> list[str]:
     for relation in relations_of(connection, [member.oid]):
         name = relation.name
         if relation.oid != member.oid and not relation.partition:
-            found.append(f"{name} inherits from {member.table}: its changes are not published with the table's own key")
+            found.append(
+                f"{name} inherits from {member.table}: its changes are not published with the table's own key; use the "
+                "strategy shadow-table, which changes both together"
+            )
             continue
         if relation.kind not in ("r", "p"):
             found.append(f"{name} stores its rows elsewhere: its changes are not in this server's log")
