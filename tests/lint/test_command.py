@@ -120,3 +120,9 @@ def test_command_imports_no_driver_and_no_store() -> None:
     seen = "print(sorted({'psycopg', 'procrastinate', 'sqlalchemy', 'rich', 'yaml'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", words + seen], input=b"SELECT 1", capture_output=True, check=True)
     assert done.stdout.decode().splitlines()[-1] == "[]"
+
+
+def test_explain_says_what_a_rule_finds_and_what_to_write_instead() -> None:
+    command = [sys.executable, "-m", "segue", "explain", "create-index-not-concurrently"]
+    words = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "**Instead:** CREATE INDEX CONCURRENTLY, outside a transaction." in words

@@ -1,4 +1,4 @@
-"""Put a plan into words: what each step does, what the application notices, how it is undone."""
+"""Put a plan into words, or a rule of `segue lint`: what happens, what the application notices, what to do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json
 
 if TYPE_CHECKING:
+    from segue.lint.rule import Rule
     from segue.services.explanations import Explanation, StepWords
 
 app = noun(__doc__, example="segue explain migration.yaml")
@@ -20,7 +21,10 @@ app = noun(__doc__, example="segue explain migration.yaml")
 @app.command()
 def explain(
     plan: Annotated[
-        str, typer.Argument(metavar="PLAN", help="A stored plan's name, or a plan file.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PLAN|RULE", help="A stored plan's name, a plan file, or a rule of segue lint.", show_default=False
+        ),
     ],
     environment: Annotated[
         str | None,
@@ -33,11 +37,19 @@ def explain(
 
     Needs no database for a plan file, and none but the store for a stored plan. With --env the environment's database
     is looked at for a second, as `segue plan assess` does; where it cannot be reached, the last assessment counts.
+    The name of a rule of `segue lint` says what it finds, why that is bad, and what to write instead.
 
     Examples:
         segue explain migration.yaml
         segue explain customers-full-name --env production > review.md
+        segue explain create-index-not-concurrently
     """
+    from segue.lint.rules import rules
+
+    rule = rules().get(plan)
+    if rule is not None:
+        _draw_rule(rule)
+        return
     from segue import wiring
     from segue.services import explanations, plans
 
@@ -51,6 +63,25 @@ def explain(
         output.document({"explanation": found.as_json()})
     else:
         _draw(found)
+
+
+def _draw_rule(rule: Rule) -> None:
+    if output.as_json():
+        words = {"condition": rule.condition, "effect": rule.effect, "instead": rule.instead}
+        examples = {"bad": rule.bad, "good": rule.good}
+        output.document({"rule": {"name": rule.name, "severity": rule.severity.value, **words, **examples}})
+        return
+    output.data(output.paint(f"# {rule.name} ({rule.severity.value})", "bold"))
+    output.data()
+    for label, text in (("Found when", rule.condition), ("Then", rule.effect), ("Instead", rule.instead)):
+        _bullet(label, text + ".")
+    for label, text in (("Bad", rule.bad), ("Good", rule.good)):
+        output.data()
+        output.data(f"{label}:")
+        output.data()
+        output.data("```sql")
+        output.data(text)
+        output.data("```")
 
 
 def _stored(plan: str, checked: Any, environment: str | None, parts: Any) -> Explanation:
