@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from segue.lint.formats import NAMES
+from segue.cli.lint import _PostgreSQL
+from segue.lint.formats import NAMES, render
+from segue.lint.rule import Wanted
+from segue.lint.rules import rules
+from segue.lint.running import run
+from segue.lint.sources import source
 
 INDEX = "CREATE INDEX i ON orders (day);\n"
 
@@ -89,10 +95,11 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_prints_the_rule_and_the_place(name: str) -> None:
-    done = lint("-", "--format", name, stdin=b"\n" + INDEX.encode())
-    assert done.returncode == 1
-    assert "create-index-not-concurrently" in done.stdout
-    assert "2" in done.stdout
+    text = source("x.sql", b"\n" + INDEX.encode())
+    report = run([text], list(rules().values()), set(rules()), _PostgreSQL(), Wanted(), date(2026, 6, 1))
+    words = render(name, report)
+    assert "create-index-not-concurrently" in words
+    assert "x.sql" in words
 
 
 def test_sarif_says_level_and_fingerprint_of_each_result() -> None:
