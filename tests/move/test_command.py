@@ -76,6 +76,7 @@ def test_each_phase_is_resumed_by_a_new_process(
     assert moved.remains() == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_switch_can_be_undone(segue: Segue, moved: Moved, new_crasher: Callable[..., Crasher]) -> None:
     segue("move", "start", "shop").expect(0)
     new_crasher(**segue.env)("move", "switch", "shop", "--budget", "20s", kill=("move-fenced", 1))

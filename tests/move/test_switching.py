@@ -218,7 +218,8 @@ def test_a_killed_switch_is_finished_or_undone_by_a_new_process(
     assert seen.wanted() == moved.content(moved.open) == moved.content(moved.closed)
 
 
-@pytest.mark.parametrize("finish", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("finish", [True, False])
 def test_a_killed_reverse_between_two_versions_is_finished_or_undone(
     moving_debian_server: Server, moving_server: Server, finish: bool
 ) -> None:
