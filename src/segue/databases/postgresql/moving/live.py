@@ -15,6 +15,8 @@ from segue.databases.postgresql.moving.slot import Keeper, drop_slot, make_slot,
 from segue.databases.postgresql.moving.support import (
     BOTH_WAYS,
     alone,
+    check_other,
+    identity,
     install,
     known_state,
     require_logical,
@@ -58,6 +60,7 @@ def begin(pair: Pair, tables: Sequence[str], patience: Patience, note: Note) -> 
         a, eye = (stack.enter_context(pair.open(source)) for _ in range(2))
         b = stack.enter_context(pair.open(target))
         alone(pair, a)
+        check_other(pair, source, a, identity(b))
         both_ways = _both_ways(a, b)
         for side, connection in ((source, a), (target, b)):
             require_logical(pair, side, connection)
@@ -67,7 +70,7 @@ def begin(pair: Pair, tables: Sequence[str], patience: Patience, note: Note) -> 
                 hint="move to another server, or copy once",
             )
         with told(where(pair, source)):
-            install(pair, source, a, tables, both_ways=both_ways)
+            install(pair, source, a, tables, both_ways=both_ways, other=identity(b))
             arm(pair, a, eye, patience, note, closed=False)
             following.publish(pair, source, a, eye, patience, note)
     return Keeper(pair, source, patience.work)
@@ -85,7 +88,7 @@ def follow(pair: Pair, tables: Sequence[str], patience: Patience, note: Note) ->
         alone(pair, b)
         both_ways = known_state(pair, source, a).both_ways
         with told(where(pair, target)):
-            install(pair, target, b, tables, both_ways=both_ways)
+            install(pair, target, b, tables, both_ways=both_ways, other=identity(a))
             arm(pair, b, eye, patience, note, closed=True)
             following.publish(pair, target, b, eye, patience, note)
             following.subscribe(pair, source, a, b)
@@ -173,6 +176,8 @@ def _remove(pair: Pair, side: Side, work: Connection, eye: Connection, patience:
     drop_slot(work, pair.channel(side))
     work.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(pair.name)))
     if state(pair, work) is None:
+        # A copy that was cut off may have left a note of what it fills.
+        work.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(pair.name)))
         return
     if sealed(pair, work):
         with work.transaction():

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from segue import clock
 from segue.databases.postgresql.moving import live, snapshot, switching
 from segue.databases.postgresql.moving.slot import drop_slot
-from segue.databases.postgresql.moving.support import Pair, Side, alone, qualified, state, told, where
+from segue.databases.postgresql.moving.support import (
+    Pair,
+    Side,
+    alone,
+    check_other,
+    identity,
+    qualified,
+    state,
+    told,
+    where,
+)
 from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
@@ -39,12 +49,11 @@ class PostgresMover:
                 followed, begun = state(pair, b) is not None, state(pair, a) is not None
             if not followed:
                 with told(where(pair, pair.target)):
-                    if begun:
+                    check_other(pair, pair.source, a, identity(b))
+                    snapshot.refuse_unlike(a, b, names)
+                    if snapshot.claim(pair, b, names) or begun:
                         note("an earlier copy was not finished, and its snapshot is gone: copying anew")
-                        snapshot.empty(b, names)
                         drop_slot(a, pair.channel(pair.source))
-                    else:
-                        snapshot.refuse_filled(b, names)
                 keeper = live.begin(pair, names, patience, note)
                 try:
                     counts = snapshot.copy(pair, keeper.snapshot, names, workers, note)

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
-from segue.errors import Busy, CannotTell, ConfigurationError, DriftFound, InvalidInput, NotFound
+from segue.errors import Blocked, Busy, CannotTell, ConfigurationError, DriftFound, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -122,7 +122,31 @@ def where(pair: Pair, side: Side) -> str:
     return f"the {side.name} {place(side.url)} of move {pair.id}"
 
 
-def install(pair: Pair, side: Side, connection: Connection, tables: Sequence[str], *, both_ways: bool) -> None:
+def identity(connection: Connection) -> str:
+    """Return what tells a database from every other one."""
+    row = connection.execute(
+        "select s.system_identifier || '/' || d.oid from pg_catalog.pg_control_system() as s, "
+        "pg_catalog.pg_database as d where d.datname = pg_catalog.current_database()"
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def check_other(pair: Pair, side: Side, connection: Connection, other: str) -> None:
+    """Raise Blocked where a side has a move of this name with another database."""
+    if state(pair, connection) is None:
+        return
+    query = sql.SQL("select other from {}.state").format(sql.Identifier(pair.name))
+    row = connection.execute(query).fetchone()
+    if row is not None and row[0] != other:
+        raise Blocked(
+            f"{where(pair, side)} has a move of this name with another database",
+            hint="give this one another name, or end that one with `segue move cancel`",
+        )
+
+
+def install(
+    pair: Pair, side: Side, connection: Connection, tables: Sequence[str], *, both_ways: bool, other: str
+) -> None:
     """Make a side's tables of the move, the source's open and the target's closed; nothing where they are there.
 
     Raises NotFound and InvalidInput for tables that cannot be followed: publishing those would make the application's
@@ -138,8 +162,8 @@ def install(pair: Pair, side: Side, connection: Connection, tables: Sequence[str
         refuse(found)
         connection.execute(sql.SQL(script).format(schema=schema))
         connection.execute(
-            sql.SQL("insert into {}.state (open, epoch, both_ways) values (%s, 0, %s)").format(schema),
-            [side.name == "source", both_ways],
+            sql.SQL("insert into {}.state (open, epoch, both_ways, other) values (%s, 0, %s, %s)").format(schema),
+            [side.name == "source", both_ways, other],
         )
         for number, name in enumerate(names):
             connection.execute(

@@ -1,12 +1,14 @@
 -- What a move keeps in each of its databases. {schema}: the move's own; other braces are not to be used here.
-create schema {schema};
+create schema if not exists {schema};
 grant usage on schema {schema} to public;
 
 create table {schema}.state (
     one boolean primary key default true check (one),
     open boolean not null,
     epoch bigint not null,
-    both_ways boolean not null
+    both_ways boolean not null,
+    -- Which database the other side is: a move of the same name to another one is another move.
+    other text not null
 );
 create table {schema}.member (number int primary key, name text not null, signature text not null);
 create table {schema}.sequence (
