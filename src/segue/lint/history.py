@@ -93,8 +93,9 @@ class History:
 
     def hold(self, table: str, lock: Lock) -> None:
         """Remember a lock until the transaction ends."""
-        if self.in_transaction and lock.rank > (self.held[table].rank if table in self.held else 0):
-            self.held[table] = lock
+        name = plain(table)
+        if self.in_transaction and lock.rank > (self.held[name].rank if name in self.held else 0):
+            self.held[name] = lock
 
     def _end(self) -> None:
         self.local.clear()
@@ -106,6 +107,11 @@ class History:
             self._end()
             self.in_transaction = True
         elif verb in ("commit", "rollback", "prepare"):
+            if verb == "rollback":
+                for change in self.since_begin:
+                    if isinstance(change, to.CreateTable):
+                        self.created.discard(plain(change.table))
+                        self.tables.pop(plain(change.table), None)
             self._end()
             self.in_transaction = False
 
