@@ -81,6 +81,14 @@ class StepFields(PlanModel):
     )
 
 
+class Batch(PlanModel):
+    """How large a batch is: it starts with `size` keys and then follows the time."""
+
+    size: int = Field(default=1000, ge=1, description="Keys in the first batch.")
+    target: Seconds = Field(default=0.3, gt=0, le=0.6, description="The time a batch should take.")
+    max: int = Field(default=50_000, ge=1, description="The most keys in a batch.")
+
+
 class Rollback(PlanModel):
     """How the plan is taken back."""
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from segue.model.facts import TargetFacts
     from segue.model.fences import FenceState
     from segue.model.impact import Statement
+    from segue.model.jobs import JobSpec
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
     from segue.model.throttling import Signals, ThrottleSettings
+    from segue.ports.jobs import DataJob
     from segue.ports.moving import Mover
     from segue.ports.online import ChangeRecord, OnlineChange
 
@@ -656,6 +658,10 @@ class Target(Protocol):
         ...
 
     def application_fence(self) -> ApplicationFence:
+    def data_job(self, key: EffectKey, spec: JobSpec) -> DataJob:
+        """Prepare a data job; raises StepFailed for whatever about it could not work."""
+        ...
+
         """Return the application's fence here; after `recover` it must be asked for again."""
         ...
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from segue.errors import InvalidInput
-from segue.model.plans import PlanModel, Seconds, StepFields
+from segue.model.plans import Batch, PlanModel, Seconds, StepFields
+from segue.planning.expressions import is_expression, quoted
 from segue.ports import FORWARD, BackfillSpec, Database, NotOffered, Observed, Shared, StepRun
 from segue.rows.chunks import Remainder
 from segue.rows.walk import Walk
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
 # The part of a backfill's history that says "all of it".
 WHOLE = -2
-
-
-class Batch(PlanModel):
-    """How large a batch is: it starts with `size` keys and then follows the time."""
-
-    size: int = Field(default=1000, ge=1, description="Keys in the first batch.")
-    target: Seconds = Field(default=0.3, gt=0, le=0.6, description="The time a batch should take.")
-    max: int = Field(default=50_000, ge=1, description="The most keys in a batch.")
 
 
 class BackfillReverse(PlanModel):
@@ -97,7 +89,7 @@ class BackfillStep:
         for field, name, expression in pieces:
             if name is not None and len(name) > 1 and name[0] == name[-1] == '"':
                 found.append(f"{field} names columns as they are, without double quotes: {name[1:-1]}")
-            if not _is_expression(expression, database):
+            if not is_expression(expression, database):
                 of = f' for "{name}"' if name is not None else ""
                 found.append(f"{field} must hold an expression{of}, not a list or a statement")
         return found
@@ -178,28 +170,10 @@ def _spec(params: BackfillParams, direction: str) -> BackfillSpec:
     return BackfillSpec(params.table, params.reverse.set, params.reverse.where)
 
 
-def _is_expression(text: str, database: Database) -> bool:
-    """Return whether a text stands for one value, by itself and wherever it is put in parentheses."""
-    if text.strip().upper() == "DEFAULT":
-        return True
-    try:
-        # Parsed, never run. The first finds what closes more parentheses than it opens, the second what is a list.
-        alone = database.statements(f"SELECT\n{text}")
-        database.statements(f"SELECT CAST(\n{text}\nAS text)")
-    except InvalidInput:
-        return False
-    return len(alone) == 1
-
-
 def _update(table: str, assignments: dict[str, str], where: str | None) -> str:
     """Return the statement for parsing and prediction; what runs is composed by the database with quoted names."""
-    written = "\n, ".join(f"{_quoted(name)} = {expression}" for name, expression in assignments.items())
+    written = "\n, ".join(f"{quoted(name)} = {expression}" for name, expression in assignments.items())
     return f"UPDATE {table} SET {written}" + (f"\nWHERE (\n{where}\n)" if where else "")  # noqa: S608
-
-
-def _quoted(name: str) -> str:
-    """Return a column's name in double quotes."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 STEP: Any = BackfillStep()

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from segue.databases.postgresql.online.change import PostgresChange
+    from segue.model.jobs import JobSpec
     from segue.model.online import ChangeSpec
+    from segue.ports.jobs import DataJob
 
     Rows = Generator[tuple[Any, ...], None, None]
 
@@ -463,6 +465,12 @@ class PostgresTarget:
     def backfill(self, key: EffectKey, spec: BackfillSpec, patience: Patience) -> ChunkedWork:
         """Prepare a backfill of a table."""
         return self._working(lambda: Backfill(self._work, self._url, self.lease, self.schema, key, spec, patience))
+
+    def data_job(self, key: EffectKey, spec: JobSpec) -> DataJob:
+        """Prepare a data job."""
+        from segue.databases.postgresql.jobs.job import PostgresJob
+
+        return self._working(lambda: PostgresJob(self._work, self._url, self.lease, self.schema, key, spec))
 
     # -- the schema
 

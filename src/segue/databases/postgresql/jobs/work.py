@@ -1,0 +1,170 @@
+"""A data job between two tables of one database, as work along the source's key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from segue.databases.postgresql.jobs import tables
+from segue.databases.postgresql.jobs.wording import Wording
+from segue.databases.postgresql.lease import Lease, Tenure
+from segue.databases.postgresql.rows import KeyedWork
+from segue.errors import StepFailed
+from segue.model.jobs import JobSpec
+from segue.ports import FORWARD, Cut, EffectKey
+
+if TYPE_CHECKING:
+    pass
+
+_PINS = {
+    # The progress stands in the same transaction: a crash loses both or neither.
+    "synchronous_commit": "off",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "5s",
+}
+
+
+class JobWork(KeyedWork):
+    """The tables of a job and the statements on them. On the way back it takes out what it wrote."""
+
+    counts = False
+    session_pins = _PINS
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        url: str,
+        lease: Tenure,
+        schema: str,
+        key: EffectKey,
+        spec: JobSpec,
+    ) -> None:
+        """Look at the tables and refuse what could not work; nothing is moved yet."""
+        super().__init__(connection, url, lease, schema, key, f'the job from "{spec.source}" to "{spec.target}"')
+        self.spec = spec
+        source = tables.table_of(connection, spec.source, "source")
+        target = tables.table_of(connection, spec.target, "target")
+        if source.oid == target.oid:
+            raise StepFailed(
+                f'source and target of the job are the same table "{spec.target}"',
+                hint="a step of the kind `backfill` fills columns of a table where they are",
+            )
+        walked = tables.source_key(source)
+        columns = tables.columns_of(spec, source, target)
+        lookups = [(lookup, tables.lookup_of(connection, lookup)) for lookup in spec.lookups]
+        conflict = tables.conflict_key(spec, target, columns)
+        self.source, self.target = spec.source, spec.target
+        self.columns = tuple(column.name for column in columns)
+        self.stays = tables.stays(connection, spec, target, columns)
+        self.wording = Wording(key, spec, source, walked, target, columns, lookups, conflict)
+        self._name = source.name
+        self._check(connection)
+        if isinstance(lease, Lease):
+            script = files("segue.databases.postgresql").joinpath("sql/job.sql").read_text()
+            connection.execute(script.encode())
+        self._walk_along(source.identifier, walked.names, walked.types, walked.collations, lanes=lambda: 1)
+        # Rows are looked up among the rejected only where a person has resolved one at which the job had stopped.
+        row = connection.execute(
+            "select exists (select from segue.rejected where execution = %(execution)s and step = %(step)s "
+            "and stopped and resolution is not null)",
+            self.whose,
+        ).fetchone()
+        self._stopped = bool(row and row[0])
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Let the server plan each statement, so that what is wrong with one is not taken for a fault of the rows."""
+        nothing = sql.SQL("false")
+        statements = [self.wording.plain_put(nothing)]
+        if self.wording.checked:
+            statements.append(self.wording.target_row(nothing))
+        if self.stays is None:
+            statements.append(self.wording.take_out(nothing))
+        for statement in statements:
+            try:
+                connection.execute(sql.SQL("explain ") + statement)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise self.lost(connection, error) from error
+                raise StepFailed(
+                    f"{self.what} is refused: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
+                    details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
+                    + ([f"where {self.spec.where}"] if self.spec.where else []),
+                    hint=error.diag.message_hint or "nothing was moved; correct the job and start it again",
+                ) from error
+        self._check_checks(connection)
+
+    def _check_checks(self, connection: psycopg.Connection[Any]) -> None:
+        for name, check in self.spec.checks.items():
+            statement = sql.SQL("explain ") + self.wording.asked(sql.SQL("(\n{}\n)::boolean").format(sql.SQL(check)))
+            try:
+                connection.execute(statement)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise self.lost(connection, error) from error
+                raise StepFailed(
+                    f'the check "{name}" of {self.what} is refused: {error.diag.message_primary} '
+                    f"(SQLSTATE {error.sqlstate})",
+                    details=[check],
+                    hint=error.diag.message_hint or "a check is a condition on the source's row",
+                ) from error
+
+    # -- as work
+
+    def statement(self, cut: Cut) -> sql.Composable:
+        """Return the statement that does a range; what fails a check is of no batch."""
+        return self.statement_of(cut, None)
+
+    def statement_of(self, cut: Cut, batch: int | None) -> sql.Composable:
+        """Return the statement that does a range of a batch."""
+        return self.doing(self.keys_of(cut), batch)
+
+    def doing(
+        self, condition: sql.Composable, batch: int | None, first: sql.Composable | None = None
+    ) -> sql.Composable:
+        """Return the statement that writes the rows that fulfil a condition, or takes them out on the way back."""
+        if self.effect.direction != FORWARD:
+            return self.wording.take_out(condition + self.wording.accepted(), first)
+        if self._stopped:
+            condition += self.wording.unsettled()
+        return self.wording.put(condition, batch, first)
+
+    def keys_of(self, cut: Cut) -> sql.Composable:
+        """Return the condition that a row of the source is in a range."""
+        return self._range(cut.after, cut.until, self._name)
+
+    def listing(self) -> tuple[sql.Composable, sql.Composable]:
+        """Return the columns of a list of keys, with their types, and the condition that joins it to the source."""
+        columns, joined = [], []
+        for place, (name, kind, collation) in enumerate(zip(self.key, self._types, self._collations, strict=True), 1):
+            here = sql.Identifier(f"segue_k{place}")
+            of = sql.SQL(f" collate {collation}" if collation else "")
+            columns.append(sql.SQL("{} {}{}").format(here, sql.SQL(kind), of))
+            joined.append(
+                sql.SQL("{} = {}").format(
+                    sql.Identifier(self._name, name), sql.Identifier("segue_k", f"segue_k{place}")
+                )
+            )
+        return sql.SQL(", ").join(columns), sql.SQL(" and ").join(joined)
+
+    def numbered(self, cut: Cut) -> sql.Composable:
+        """Return the query for a range's keys, numbered in their order."""
+        return sql.SQL("select row_number() over (order by {}), {} from {} where {}").format(
+            sql.SQL(", ").join(self._columns(self._name)),
+            sql.SQL(", ").join(sql.Identifier(self._name, name) for name in self.key),
+            self.table,
+            self.keys_of(cut),
+        )
+
+    def holds(self, key: Sequence[str]) -> sql.Composable:
+        """Return the condition that a row of the source is the one with this key."""
+        return self._compare("=", tuple(key), self._name)
+
+    @property
+    def whose(self) -> dict[str, Any]:
+        """Return the columns by which the job's rejected rows are found."""
+        return {"execution": self.effect.execution, "step": self.effect.step}
