@@ -41,8 +41,8 @@ PARTS = {"commands", "output", "failures"}
 #: In which order `segue --help` lists what a person does; what is not named here follows, by name.
 ORDER = (
     *("demo", "init", "env", "plan", "lint", "diff", "run", "approve", "status", "throttle", "logs", "pause", "resume"),
-    *("cancel", "rollback", "change", "job", "move", "verify", "rehearse", "health", "incidents", "backup", "recover"),
-    *("versions", "usage", "explain", "ledger", "store", "worker", "serve", "doctor"),
+    *("cancel", "rollback", "change", "job", "move", "outbox", "verify", "rehearse", "health", "incidents", "backup"),
+    *("recover", "versions", "usage", "explain", "ledger", "store", "worker", "serve", "doctor"),
 )
 
 #: Wide enough for one-line helps, narrow enough to read.

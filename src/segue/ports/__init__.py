@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segue.ports.jobs import DataJob
     from segue.ports.moving import Mover
     from segue.ports.online import ChangeRecord, OnlineChange
+    from segue.ports.outbox import Outbox, Relay
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -657,11 +658,11 @@ class Target(Protocol):
         """Prepare a backfill; raises StepFailed when the table has no usable key."""
         ...
 
-    def application_fence(self) -> ApplicationFence:
     def data_job(self, key: EffectKey, spec: JobSpec) -> DataJob:
         """Prepare a data job; raises StepFailed for whatever about it could not work."""
         ...
 
+    def application_fence(self) -> ApplicationFence:
         """Return the application's fence here; after `recover` it must be asked for again."""
         ...
 
@@ -760,6 +761,14 @@ class Database(Protocol):
 
     def mover(self, move: str, source: str, target: str) -> Mover:
         """Take up a move, by its id, of tables from one database to another; opens nothing yet."""
+        ...
+
+    def outbox(self, url: str) -> Outbox:
+        """Take up the outbox of a database; opens nothing yet."""
+        ...
+
+    def relay(self, source: str, target: str, note: Callable[[str], None]) -> Relay:
+        """Take up what goes from one database's outbox to another database; opens nothing yet."""
         ...
 
     def probe(self, url: str) -> Probe:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segue.model.probe import Probe
     from segue.ports import Gauge, Target
     from segue.ports.moving import Mover
+    from segue.ports.outbox import Outbox, Relay
 
 
 class PostgreSQL:
@@ -73,6 +74,18 @@ class PostgreSQL:
         from segue.databases.postgresql.moving.mover import PostgresMover
 
         return PostgresMover(move, source, target)
+
+    def outbox(self, url: str) -> Outbox:
+        """Take up the outbox of a database."""
+        from segue.databases.postgresql.outbox.halves import PostgresOutbox
+
+        return PostgresOutbox(url)
+
+    def relay(self, source: str, target: str, note: Callable[[str], None]) -> Relay:
+        """Take up what goes from one database's outbox to another database."""
+        from segue.databases.postgresql.outbox.relay import PostgresRelay
+
+        return PostgresRelay(source, target, note)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""
