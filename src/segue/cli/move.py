@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from segue.model.moves import MoveSwitched
+    from segue.model.splits import CrossingKey
     from segue.services.moves import Driver
+    from segue.services.splits import Splitter
 
 app = noun(__doc__, example="segue move switch orders")
 
@@ -34,6 +37,7 @@ Undo = Annotated[
     bool,
     typer.Option("--undo", help="Undo a switch that was cut off half-way, and do nothing else."),
 ]
+SplitFile = Annotated[str, typer.Argument(metavar="FILE", help="A split file; - reads it from a pipe.")]
 LockTimeout = Annotated[str, typer.Option("--lock-timeout", help="How long to try for the tables' locks.")]
 
 
@@ -192,6 +196,112 @@ def cancel(
     with _driver(name, lock_timeout) as driver:
         driver.cancel()
     _ended(name, "cancelled")
+
+
+@app.command()
+def survey(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> int:
+    """Show what a split cuts: tables without a home, foreign keys that cross, and what uses several domains.
+
+    Nothing is changed. Exit 1 while a table has no home, or one that is named is not there.
+
+    Example:
+        segue move survey split.yaml
+    """
+    with _splitter(file) as splitter:
+        found = splitter.survey()
+        split = splitter.split
+    if output.as_json():
+        output.document({"ok": found.ready, "split": split.name, **asdict(found)})
+        return ExitCode.DONE if found.ready else ExitCode.FINDINGS
+    counts = Counter(found.tables.values())
+    output.table(("domain", "tables"), [(d.name, counts[d.name]) for d in split.domains])
+    for title, lines in (("not there", found.problems), ("in no domain", found.homeless)):
+        output.say("".join(f"\n{title}: {line}" for line in lines).lstrip("\n")) if lines else None
+    output.table(
+        ("foreign key", "from", "to", "writes", "afterwards"),
+        [
+            (k.name, f"{k.domain}: {k.table}", f"{k.to_domain}: {k.to_table}", k.writes, _kept(k))
+            for k in found.crossing
+        ],
+    )
+    for one in found.spanning:
+        used = "; ".join(f"{domain}: {', '.join(tables)}" for domain, tables in one.tables.items())
+        often = f", {one.calls} calls" if one.calls is not None else "" if one.certain else ", by its text"
+        output.say(f"{one.kind} {one.what}\n  uses {used}{often}\n  {one.advice}")
+    for line in found.unseen:
+        output.say(f"not seen: {line}")
+    return ExitCode.DONE if found.ready else ExitCode.FINDINGS
+
+
+@app.command()
+def split(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Create a live move for each domain of a split file, under the domain's name.
+
+    Refused while a table of the source has no home. Each domain is then started, switched and reversed by itself.
+
+    Example:
+        segue move split split.yaml
+    """
+    with _splitter(file) as splitter:
+        names = splitter.create()
+    if output.as_json():
+        output.document({"ok": True, "split": splitter.split.name, "moves": names})
+    else:
+        output.say(f"created {', '.join(names)}; `segue move start NAME` copies and follows each")
+
+
+@app.command()
+def probe(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> int:
+    """Look whether the foreign keys that a split has cut still hold, each between the databases its tables are in now.
+
+    What is missing is looked at again for some seconds, since both sides are written to. Exit 1 when one is broken.
+
+    Example:
+        segue move probe split.yaml --json
+    """
+    with _splitter(file) as splitter:
+        found = splitter.probe()
+    broken = [key for key, seen in found if seen is not None and not seen.holds]
+    if output.as_json():
+        invariants = {key.name: True if seen is None else seen.holds for key, seen in found}
+        details = [{"key": asdict(key), "seen": asdict(seen) if seen else None} for key, seen in found]
+        output.document({"ok": not broken, "invariants": invariants, "details": details})
+    else:
+        output.table(
+            ("foreign key", "from", "to", "values", "without a row", "such as"),
+            [
+                (
+                    key.name,
+                    key.table,
+                    key.to_table,
+                    seen.values if seen else "",
+                    seen.broken if seen else "kept by the server",
+                    "; ".join(seen.examples) if seen else "",
+                )
+                for key, seen in found
+            ],
+        )
+    return ExitCode.FINDINGS if broken else ExitCode.DONE
+
+
+def _kept(key: CrossingKey) -> str:
+    if key.to_shared:
+        return "stays, on the copy"
+    told = f"; {' and '.join(key.actions)} has to be told by an event" if key.actions else ""
+    return f"probed{told}"
+
+
+@contextmanager
+def _splitter(file: str) -> Iterator[Splitter]:
+    from segue import settings as loader
+    from segue import wiring
+    from segue.services import splits
+    from segue.store import open_store
+
+    found = splits.read(file)
+    settings = loader.load()
+    with open_store(settings) as store:
+        yield splits.Splitter(store, settings, found, wiring.parts().database)
 
 
 def _ended(name: str, how: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segue.model.jobs import JobSpec
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
+    from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.jobs import DataJob
     from segue.ports.moving import Mover
@@ -769,6 +770,14 @@ class Database(Protocol):
 
     def relay(self, source: str, target: str, note: Callable[[str], None]) -> Relay:
         """Take up what goes from one database's outbox to another database; opens nothing yet."""
+        ...
+
+    def survey(self, url: str, split: Split) -> Survey:
+        """Find what a split of this database cuts; changes nothing."""
+        ...
+
+    def invariant(self, child: str, parent: str, key: CrossingKey) -> Invariant:
+        """Look whether a foreign key still holds whose tables are in two databases."""
         ...
 
     def probe(self, url: str) -> Probe:

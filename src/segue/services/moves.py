@@ -74,6 +74,16 @@ def find(store: Store, name: str) -> Move:
         return Move(name, detail["source"], detail["target"], tuple(detail["tables"]))
 
 
+def current(store: Store, name: str) -> Move | None:
+    """Return a move that has not ended, None where there is none."""
+    return find(store, name) if _entries(store, name)[-1:] == ["created"] else None
+
+
+def completed(store: Store, name: str) -> bool:
+    """Return whether the last move of this name ended with the target in use."""
+    return _entries(store, name)[-1:] == ["completed"]
+
+
 def _entries(store: Store, name: str) -> list[str]:
     from sqlalchemy import select
 
@@ -102,7 +112,7 @@ class Driver:
     ) -> None:
         """Find the move; raises NotFound where there is none, or it has ended."""
         self.move = find(store, name)
-        if _entries(store, name)[-1] != "created":
+        if current(store, name) is None:
             raise NotFound(f'the move "{name}" has ended', hint="`segue move create` makes another")
         self._store = store
         self._settings = settings

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segue.model.impact import Statement
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
+    from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.ports import Gauge, Target
     from segue.ports.moving import Mover
     from segue.ports.outbox import Outbox, Relay
@@ -86,6 +87,18 @@ class PostgreSQL:
         from segue.databases.postgresql.outbox.relay import PostgresRelay
 
         return PostgresRelay(source, target, note)
+
+    def survey(self, url: str, split: Split) -> Survey:
+        """Find what a split cuts."""
+        from segue.databases.postgresql.splitting.survey import survey
+
+        return survey(url, split)
+
+    def invariant(self, child: str, parent: str, key: CrossingKey) -> Invariant:
+        """Look whether a foreign key that was cut still holds."""
+        from segue.databases.postgresql.splitting.invariants import probe
+
+        return probe(child, parent, key)
 
     def probe(self, url: str) -> Probe:
         """Look at a database."""

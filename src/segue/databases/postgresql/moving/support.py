@@ -26,6 +26,13 @@ Name = Literal["source", "target"]
 #: Both servers from this version on leave out of the way back what came by the way there.
 BOTH_WAYS = 16
 
+_REFERRING = """
+select k.conrelid::regclass::text, pg_catalog.quote_ident(k.conname)
+from pg_catalog.pg_constraint as k
+where k.contype = 'f' and k.conparentid = 0 and k.confrelid = any(%s::regclass[]) and k.conrelid <> all(%s::regclass[])
+order by 1, 2
+"""
+
 _STATE = "select open, epoch, both_ways from {}.state"
 
 
@@ -286,6 +293,23 @@ def check_drift(pair: Pair, side: Side, connection: Connection) -> None:
             details=[f"{name} has another definition than when the move began" for name in changed]
             + [f"{name} is not published any more" for name in missing],
             hint="take the change back (DDL is not followed), or `segue move cancel` and begin again",
+        )
+
+
+def check_referenced(pair: Pair, side: Side, connection: Connection) -> None:
+    """Raise Blocked where a table that stays refers to one that moves.
+
+    On the side that closes such a key would look at a copy that is a moment behind: the application's INSERT of a row
+    that refers to a new one would fail. And what the copy loses by following, the key's CASCADE would not see.
+    """
+    names = [relation.name for relation in relations(connection, members(pair, connection))]
+    found = connection.execute(_REFERRING, [names, names]).fetchall()
+    if found:
+        raise Blocked(
+            f"{len(found)} foreign keys of tables that stay on {where(pair, side)} refer to tables that move",
+            details=[f"alter table {table} drop constraint {name};" for table, name in found],
+            hint="once the tables are apart no server can enforce them: drop them first, as above; `segue move probe` "
+            "looks whether they still hold",
         )
 
 

@@ -14,7 +14,7 @@ from segue.databases.postgresql.errors import explain
 from segue.databases.postgresql.moving import following
 from segue.databases.postgresql.moving.fencing import MARGIN, lock_all, seal, sealed, set_fence, unseal
 from segue.databases.postgresql.moving.slot import drop_slot, make_slot, slot_exists
-from segue.databases.postgresql.moving.support import alone, check_drift, known_state, standing, where
+from segue.databases.postgresql.moving.support import alone, check_drift, check_referenced, known_state, standing, where
 from segue.engine import journal
 from segue.errors import Blocked, NotCaughtUp, OutcomeUnknown, SafelyUndone
 from segue.model.quantities import duration
@@ -75,6 +75,7 @@ def switch(
             )
         for side, connection in ((away, a), (to, b)):
             check_drift(pair, side, connection)
+        check_referenced(pair, away, a)
         settle(pair, note)
         token = following.mark(pair, away, a2)
         following.await_marker(pair, away, b2, token, LEVEL_SECONDS)

@@ -1,0 +1,94 @@
+"""A database that is split into several: which table goes where, and what crosses the lines between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A part with a database of its own: an environment's name, and tables as the file writes them."""
+
+    name: str
+    to: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What a split file says. `shared`: tables that every domain reads and nobody but their owner writes."""
+
+    name: str
+    source: str
+    domains: tuple[Domain, ...]
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CrossingKey:
+    """A foreign key whose tables get into different databases; no server can enforce it there.
+
+    `actions`: what the server does by itself today, as in `ON DELETE CASCADE`. `writes`: rows of the table inserted or
+    updated since the server's statistics began. `to_shared`: the other table is in both databases, so it can stay.
+    """
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    domain: str
+    to_table: str
+    to_columns: tuple[str, ...]
+    to_domain: str
+    actions: tuple[str, ...] = ()
+    writes: int = 0
+    to_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spanning:
+    """Something that uses tables of several domains. `kind`: statement, view, function or trigger.
+
+    `calls`: how often, for statements. `certain`: False where a function's text only mentions the names.
+    """
+
+    kind: str
+    what: str
+    tables: Mapping[str, tuple[str, ...]]
+    advice: str
+    calls: int | None = None
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a split meets.
+
+    `tables`: each one's domain. `homeless`: those in none; `unseen`: what could not be looked at, and why.
+    """
+
+    tables: Mapping[str, str]
+    homeless: tuple[str, ...]
+    problems: tuple[str, ...]
+    crossing: tuple[CrossingKey, ...]
+    spanning: tuple[Spanning, ...]
+    unseen: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Return whether every table has exactly one home, and every home is a table."""
+        return not self.homeless and not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """What a foreign key was, looked at across two databases.
+
+    `values`: different ones that were compared; `broken`: those without a row, `examples` of them.
+    """
+
+    name: str
+    holds: bool
+    values: int
+    broken: int
+    examples: tuple[str, ...] = ()
