@@ -59,7 +59,7 @@ def test_rejected_row_is_kept_with_both_sides(database: str, open_target: Open) 
     assert low[0] == "23514"
     assert "new_cents_check" in low[1]
     assert low[3:] == ({"id": 3, "name": "n3", "amount": "-2.5"}, {"id": 3, "name": "n3", "cents": -250})
-    assert (no_number[0], no_number[4]) == ("22P02", None)
+    assert (no_number[0], no_number[4]) == ("22P02", {"id": 5, "name": "n5"})
     assert "statement" in no_number[2]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from segue import clock
 from segue.engine import journal
 from segue.engine.control import CancelRequested, Halted, MustWait, PauseRequested
+from segue.engine.rejections import Rejections
 from segue.errors import FenceLost, Interrupted
 from segue.model.lifecycles import BatchStatus, JobStatus
+from segue.ports.jobs import RejectingWork
 from segue.store.tables.jobs import BatchRow, JobRow
 from segue.store.transitions import advance, follow
 
@@ -53,6 +56,7 @@ class Job:
         self._began = self._written = clock.ticks()
         #: Called with the rows of each batch as they come.
         self.on_rows: Callable[[int], None] = lambda rows: None
+        self._rejections = Rejections(work) if isinstance(work, RejectingWork) else None
         self._total = work.estimate()
         self._session_keys = 0
         known = work.board.known()
@@ -73,7 +77,7 @@ class Job:
                     job_name=name,
                     migration_plan_id=plan_id,
                     source_table=table,
-                    target_table=table,
+                    target_table=settings.get("target", table),
                     batch_size=settings["batch_size"],
                     parallel_workers=settings["workers"],
                     throttle_ms=settings["throttle_ms"],
@@ -82,7 +86,8 @@ class Job:
                     max_retries=settings["max_retries"],
                     execution_id=record.execution,
                     step_name=step,
-                    kind="backfill",
+                    kind=settings.get("kind", "backfill"),
+                    continue_on_error=settings.get("continue_on_error", False),
                     params=dict(settings),
                     total_rows=self._total,
                 )
@@ -97,6 +102,7 @@ class Job:
                     started_at=job.started_at or clock.now(),
                     paused_at=None,
                     total_rows=self._total,
+                    current_retry=job.current_retry + (job.status == JobStatus.FAILED),
                 )
             self._id = job.id
             self._started_at = job.started_at
@@ -153,14 +159,14 @@ class Job:
 
     def finish(self) -> None:
         """Close the record as completed."""
-        self._flush(percent=100.0)
+        self._flush(percent=100.0, ends=True)
         self._close(JobStatus.COMPLETED, completed_at=clock.now(), total_rows=self._keys, estimated_completion=None)
 
     def stop(self, error: BaseException) -> None:
         """Close the record for now."""
         if isinstance(error, FenceLost):
             return  # the job is another process's by now
-        self._flush()
+        self._flush(ends=True)
         if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt | MustWait | Halted):
             self._close(JobStatus.PAUSED, paused_at=clock.now())
         elif isinstance(error, CancelRequested):
@@ -178,7 +184,7 @@ class Job:
         self._record.written(write)
         journal.point(f"job-{status}")
 
-    def _row(self, batch: Batch, now: datetime) -> dict[str, Any]:
+    def _row(self, batch: Batch, now: datetime, failed: int) -> dict[str, Any]:
         from segue.store.ids import new_id
 
         done = batch.state == "done"
@@ -195,13 +201,21 @@ class Job:
             "retry_count": batch.retries,
             "processed_rows": batch.written,
             "successful_rows": batch.rows,
+            "failed_rows": failed,
             "started_at": batch.claimed_at,
             "completed_at": (batch.done_at or now) if done else None,
         }
 
-    def _flush(self, percent: float | None = None) -> None:
+    def _flush(self, percent: float | None = None, *, ends: bool = False) -> None:
         from sqlalchemy import update
 
+        if self._rejections is not None and ends:
+            self._rejections.try_read()
+        elif self._rejections is not None:
+            self._rejections.read(whole=False)
+        failed = self._rejections.failed if self._rejections is not None else 0
+        bad = self._rejections.by_batch() if self._rejections is not None else Counter[int]()
+        good = self._rows + (self._rejections.settled if self._rejections is not None else 0)
         changed, self._changed = list(self._changed.values()), {}
         now = clock.now()
         self._written = clock.ticks()
@@ -217,15 +231,23 @@ class Job:
         def write(session: Session, again: bool) -> None:
             self._record.guard(session)
             if changed:
-                follow(session, BatchRow, ("job_id", "batch_number"), [self._row(batch, now) for batch in changed])
+                follow(
+                    session,
+                    BatchRow,
+                    ("job_id", "batch_number"),
+                    [self._row(batch, now, bad[batch.number]) for batch in changed],
+                )
+            if self._rejections is not None:
+                self._rejections.write(session, self._id)
             session.execute(
                 update(JobRow)
                 .where(JobRow.id == self._id)
                 .values(
                     progress_percent=share,
                     processed_rows=self._keys,
-                    successful_rows=self._rows,
-                    skipped_rows=self._keys - self._rows,
+                    successful_rows=good,
+                    failed_rows=failed,
+                    skipped_rows=max(0, self._keys - good - failed),
                     rows_per_second=rate or None,
                     avg_batch_time=self._time / self._count if self._count else None,
                     estimated_completion=completion,
@@ -233,6 +255,8 @@ class Job:
             )
 
         self._record.written(write)
+        if self._rejections is not None:
+            self._rejections.written()
         journal.point("job-written")
         self._record.tell(
             "progress",

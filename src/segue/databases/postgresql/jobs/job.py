@@ -13,6 +13,7 @@ from segue.databases.postgresql.jobs.writing import JobWriter
 from segue.databases.postgresql.lease import check_fence
 from segue.errors import InvalidInput
 from segue.model.jobs import RowError
+from segue.ports import FORWARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,9 @@ class PostgresJob(JobWork):
     # -- rejected rows
 
     def rejected(self, after: int = 0, *, limit: int = 1000) -> list[RowError]:
-        """Return rows that could not be written."""
+        """Return rows that could not be written; on the way back none is."""
+        if self.effect.direction != FORWARD:
+            return []
         with self._telling(self._connection):
             return [
                 _row_error(row)

@@ -9,6 +9,8 @@ from psycopg import sql
 from segue.databases.postgresql.online.refusing import NO_REFUSALS, is_refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
     Connection = psycopg.Connection[tuple[Any, ...]]
@@ -33,6 +35,8 @@ declare
     segue_context text;
     segue_kind text;
     segue_target jsonb;
+    segue_piece jsonb;
+    segue_part text;
 begin
     select array[1, max(segue_n)] into segue_todo from {keys} having max(segue_n) is not null;
     while cardinality(segue_todo) > 0 loop
@@ -59,7 +63,16 @@ begin
                     segue_target := null;
                     execute {target} into segue_target using segue_low, segue_high;
                 exception when others then
-                    null;
+                    -- Not all of it could be worked out: then what can be.
+                    segue_target := '{{}}';
+                    foreach segue_part in array {parts}::text[] loop
+                        begin
+                            execute segue_part into segue_piece using segue_low, segue_high;
+                            segue_target := segue_target || coalesce(segue_piece, '{{}}');
+                        exception when others then
+                            null;
+                        end;
+                    end loop;
                 end;
                 segue_kind := case
                     when segue_state like '23%' then 'constraint'
@@ -89,7 +102,8 @@ def is_row_fault(error: psycopg.Error) -> bool:
 class Sieve:
     """Writes the rows of a numbered list, all that can be written.
 
-    The statements refer to the numbers from `$1` to `$2`; `reject` gets type, SQLSTATE, message, stack and the row as
+    The statements refer to the numbers from `$1` to `$2`; `parts` work out what `target` does for a
+    column each, and `reject` gets type, SQLSTATE, message, stack and the row as
     it would be in the target as `$3` to `$7`. After more than `most` rejected ones the rest is left.
     """
 
@@ -100,6 +114,7 @@ class Sieve:
         keys: sql.Composable,
         put: sql.Composable,
         target: sql.Composable,
+        parts: Sequence[sql.Composable],
         reject: sql.Composable,
         most: int,
     ) -> None:
@@ -110,6 +125,7 @@ class Sieve:
             keys=keys,
             put=text(put),
             target=text(target),
+            parts=sql.Literal([part.as_string(connection) for part in parts]),
             reject=text(reject),
             never=sql.Literal(list(NO_REFUSALS)),
             most=sql.SQL(str(most)),

@@ -240,6 +240,15 @@ class Wording:
             comma(self._cast(column, exact=False) for column in self.columns), self._from(first), self._where(condition)
         )
 
+    def target_parts(self, condition: sql.Composable, first: sql.Composable | None = None) -> list[sql.Composable]:
+        """Return the same as queries for a column each: where one of them cannot be worked out, the others can."""
+        return [
+            sql.SQL("select pg_catalog.to_jsonb(segue_t) from (select {}{}{}) as segue_t").format(
+                self._cast(column, exact=False), self._from(first), self._where(condition)
+            )
+            for column in self.columns
+        ]
+
     def reject(self, rows: sql.Composable) -> sql.Composable:
         """Return the statement that keeps rejected rows, which a SELECT gives in the order of the columns."""
         return sql.SQL(_REJECT).format(rows)

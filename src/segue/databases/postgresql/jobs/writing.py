@@ -143,6 +143,7 @@ class JobWriter(Writer):
             keys=sql.SQL("segue_job_keys"),
             put=work.doing(within, batch.number, _LIST),
             target=work.wording.target_row(within, _LIST),
+            parts=work.wording.target_parts(within, _LIST),
             reject=work.wording.reject_found(within, batch.number, _LIST, values),
             most=work.spec.most_errors if work.spec.continue_on_error else 0,
         )
