@@ -84,9 +84,7 @@ class _Surveyor:
         for domain, table in [*named, *(("", table) for table in self._split.shared)]:
             oid = self._table(table)
             if oid is None:
-                problems.append(
-                    f"{table} is not there, or is no table; partitions go where their table goes"
-                )
+                problems.append(f"{table} is not there, or is no table; partitions go where their table goes")
             elif oid in self._home or oid in self._shared:
                 problems.append(f"{table} has a home already, as {self._said[oid]}")
             elif domain:
