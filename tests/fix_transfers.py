@@ -31,10 +31,10 @@ def fill_old(url: str, count: int, every: int = 0) -> None:
     )
 
 
-def job(target: PostgresTarget, *, direction: str = FORWARD, step: str = "job", **fields: Any) -> Run:
+def job(on: PostgresTarget, /, *, direction: str = FORWARD, step: str = "job", **fields: Any) -> Run:
     """Run a data job, or take it back; return the run."""
     given = {"source": "old", "target": "new", "set": CENTS, **fields}
-    run = Run(target, DataJobParams(name=step, **given), direction=direction)
+    run = Run(on, DataJobParams(name=step, **given), direction=direction)
     assert STEP.problems(run.params, DATABASE) == []
     (STEP.run if direction == FORWARD else STEP.undo)(run)
     return run

@@ -93,7 +93,8 @@ class Job:
                 )
                 session.add(job)
                 session.flush()
-            if job.status != JobStatus.RUNNING:
+            # Completed: its process died before the target was told, and nothing is left to be done.
+            if job.status not in (JobStatus.RUNNING, JobStatus.COMPLETED):
                 advance(
                     session,
                     job,

@@ -157,8 +157,9 @@ class BackfillStep:
         except BaseException as error:
             record.stop(error)
             raise
-        run.target.mark(whole, {"rows": walk.rows})
+        # In this order: once it is marked, nobody would come by here again to close the record.
         record.finish()
+        run.target.mark(whole, {"rows": walk.rows})
 
 
 def _spec(params: BackfillParams, direction: str) -> BackfillSpec:
