@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segue import clock
-from segue.databases.postgresql.moving import live, snapshot, switching
+from segue.databases.postgresql.moving import copying, live, snapshot, switching
 from segue.databases.postgresql.moving.slot import drop_slot
 from segue.databases.postgresql.moving.support import (
     Pair,
@@ -56,7 +56,7 @@ class PostgresMover:
                         drop_slot(a, pair.channel(pair.source))
                 keeper = live.begin(pair, names, patience, note)
                 try:
-                    counts = snapshot.copy(pair, keeper.snapshot, names, workers, note)
+                    counts = copying.copy(pair, keeper.snapshot, names, workers, note, alive=lambda: keeper.alive)
                 finally:
                     keeper.close()
                 for name in names:

@@ -1,32 +1,24 @@
-"""Copies whole tables at a slot's snapshot, several at a time, as the bytes the server sends."""
+"""What a copy is made of: columns that both sides have, into tables that nobody else has filled."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg import sql
 
-from segue.databases.postgresql.connection import open_session
-from segue.databases.postgresql.moving.support import told, where
-from segue.errors import InvalidInput, PrivilegeMissing
+from segue.databases.postgresql.moving import ranges
+from segue.databases.postgresql.passing import NUMBERED, PLAIN
+from segue.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from segue.databases.postgresql.moving.support import Connection, Pair
 
-#: The server sends a row at a time; joined to this many bytes they cost less to pass on.
-BLOCK = 128 * 1024
-
-# `plain`: its binary form says the same in every database. Values of domains, composites and extensions go as text:
-# what is within them may be numbers of this database.
 _COLUMNS = """
 select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-    e.typtype = 'e' or e.typnamespace = 'pg_catalog'::regnamespace and e.typtype in ('b', 'r', 'm')
-        and e.typname <> all (%(numbered)s) as plain,
+    PLAIN as plain,
     a.attgenerated <> '' as generated,
     a.attnotnull and not a.atthasdef and a.attidentity = '' as needed
 from pg_catalog.pg_attribute as a
@@ -34,16 +26,13 @@ join pg_catalog.pg_type as t on t.oid = a.atttypid
 join pg_catalog.pg_type as e on e.oid = case when t.typcategory = 'A' and t.typelem <> 0 then t.typelem else t.oid end
 where a.attrelid = pg_catalog.to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
 order by a.attnum
-"""
-#: Their binary form is a number that means something else in another database.
-_NUMBERED = (
-    *("regclass", "regproc", "regprocedure", "regoper", "regoperator", "regtype", "regrole", "regnamespace"),
-    *("regconfig", "regdictionary", "regcollation", "oid", "oidvector"),
-)
+""".replace("PLAIN", f"({PLAIN.strip()})")
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class Column:
+    """A column; `plain`: its values mean the same in another database as bytes, `needed`: it must be given."""
+
     name: str
     type: str
     plain: bool
@@ -51,9 +40,10 @@ class _Column:
     needed: bool
 
 
-def _columns(connection: Connection, name: str) -> dict[str, _Column]:
-    found = connection.execute(_COLUMNS, {"table": name, "numbered": list(_NUMBERED)}).fetchall()
-    return {row[0]: _Column(*row) for row in found}
+def columns_of(connection: Connection, name: str) -> dict[str, Column]:
+    """Return a table's columns by name, in their order."""
+    found = connection.execute(_COLUMNS, {"table": name, "numbered": list(NUMBERED)}).fetchall()
+    return {row[0]: Column(*row) for row in found}
 
 
 def refuse_unlike(source: Connection, target: Connection, names: Sequence[str]) -> None:
@@ -63,7 +53,7 @@ def refuse_unlike(source: Connection, target: Connection, names: Sequence[str]) 
     """
     wrong, missing = [], []
     for name in names:
-        mine, theirs = _columns(source, name), _columns(target, name)
+        mine, theirs = columns_of(source, name), columns_of(target, name)
         if not theirs:
             missing.append(f"{name} is not there on the target")
             continue
@@ -95,10 +85,10 @@ def claim(pair: Pair, target: Connection, names: Sequence[str]) -> bool:
     filling = sql.Identifier(pair.name, "filling")
     with target.transaction():
         target.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(pair.name)))
-        target.execute(sql.SQL("create table if not exists {} (name text primary key, rows bigint)").format(filling))
-        known: dict[str, int | None] = dict(
-            target.execute(sql.SQL("select name, rows from {}").format(filling)).fetchall()
-        )
+        target.execute(sql.SQL("create table if not exists {} (name text primary key)").format(filling))
+        ranges.make(pair, target)
+        begun = target.execute(sql.SQL("select from {}").format(filling)).rowcount > 0
+        known = ranges.counted(pair, target)
         filled = []
         for name in names:
             table = sql.SQL(name)
@@ -119,70 +109,6 @@ def claim(pair: Pair, target: Connection, names: Sequence[str]) -> bool:
             # All of them, since they may refer to one another; the others are empty.
             target.execute(sql.SQL("truncate {}").format(sql.SQL(", ").join(map(sql.SQL, names))))
         target.execute(sql.SQL("delete from {}").format(filling))
+        ranges.record(pair, target, [])
         target.execute(sql.SQL("insert into {} (name) select * from unnest(%s::text[])").format(filling), [list(names)])
-    return bool(known)
-
-
-def copy(pair: Pair, snapshot: str, names: Sequence[str], workers: int, note: Callable[[str], None]) -> dict[str, int]:
-    """Copy tables at a snapshot, so many at a time; return the rows of each.
-
-    No trigger fires and no foreign key is checked on the way: at one snapshot they hold as they do in the source.
-    """
-    with ThreadPoolExecutor(workers, thread_name_prefix="segue copy") as pool:
-        counts = list(pool.map(lambda name: _copy(pair, snapshot, name, note), names))
-    return dict(zip(names, counts, strict=True))
-
-
-def _copy(pair: Pair, snapshot: str, name: str, note: Callable[[str], None]) -> int:
-    application = f"segue move {pair.id}"
-    with (
-        told(where(pair, pair.source)),
-        open_session(
-            pair.source.url, application=application, pins={"idle_in_transaction_session_timeout": "0"}
-        ) as source,
-        open_session(pair.target.url, application=application) as target,
-        source.transaction(),
-        target.transaction(),
-    ):
-        source.execute("set transaction isolation level repeatable read, read only")
-        source.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        with told(where(pair, pair.target)):
-            try:
-                target.execute("set local session_replication_role = replica")
-            except psycopg.errors.InsufficientPrivilege as error:
-                raise PrivilegeMissing(
-                    f"the role may not copy into {name} without firing its triggers",
-                    hint="on the target: GRANT SET ON PARAMETER session_replication_role, or use a role that may",
-                ) from error
-        columns = [column for column in _columns(source, name).values() if not column.generated]
-        listed = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
-        binary = all(column.plain for column in columns)
-        form = sql.SQL("(format {})").format(sql.SQL("binary" if binary else "text"))
-        out = sql.SQL("copy (select {} from {}) to stdout {}").format(listed, sql.SQL(name), form)
-        into = sql.SQL("copy {} ({}) from stdin {}").format(sql.SQL(name), listed, form)
-        cursor = target.cursor()
-        # What the target refuses is its error; what goes wrong with reading is told of the source within it.
-        with source.cursor().copy(out) as reading, told(where(pair, pair.target)), cursor.copy(into) as writing:
-            held: list[bytes] = []
-            size = 0
-            for piece in _pieces(pair, reading):
-                held.append(piece)
-                size += len(piece)
-                if size >= BLOCK:
-                    writing.write(b"".join(held))
-                    held, size = [], 0
-            writing.write(b"".join(held))
-        rows = cursor.rowcount
-        with told(where(pair, pair.target)):
-            # In the transaction of the rows: what is emptied later is known to be ours.
-            target.execute(
-                sql.SQL("update {} set rows = %s where name = %s").format(sql.Identifier(pair.name, "filling")),
-                [rows, name],
-            )
-    note(f"copied {rows} rows of {name}")
-    return rows
-
-
-def _pieces(pair: Pair, reading: psycopg.Copy) -> Iterator[bytes]:
-    with told(where(pair, pair.source)):
-        yield from (bytes(piece) for piece in reading)
+    return begun
