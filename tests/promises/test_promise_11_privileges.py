@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from fix_hostile import administrator
 from fix_targets import Open, Run, apply, drop_role, fill, make_role, run_sql, session, value
+from fix_transfers import job
 from psycopg import conninfo, sql
 
 from segue.databases.postgresql import DATABASE
@@ -122,6 +123,10 @@ FEATURES = {
     ),
     "`backfill`": Feature(
         (*LEASE, "GRANT SELECT, UPDATE ON t TO {role}"), lambda url, take: fill(take(url), "t", set={"n": "n + 1"})
+    ),
+    "`data-job`; for its way back also SELECT and DELETE on the target": Feature(
+        (*LEASE, "GRANT SELECT ON t TO {role}", "GRANT INSERT ON parent TO {role}", *TEMPORARY),
+        lambda url, take: job(take(url), source="t", target="parent", set={}),
     ),
     "`validate`": Feature((*LEASE, "GRANT SELECT ON t TO {role}"), _validate),
     "`online-change`, but for the strategy `ghost`": Feature((*LEASE, *OWNER, *HERE, *TEMPORARY), _change_online),

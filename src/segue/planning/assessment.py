@@ -398,7 +398,10 @@ def _walk(params: Any, found: Sequence[StatementFacts], facts: TargetFacts) -> W
         for touch in one.touched
         if touch.lock is Lock.ROW_EXCLUSIVE and not touch.why and touch.table in facts.tables
     ]
-    keys = max((facts.tables[name].rows or 0 for name in written), default=0)
+    # Where rows go from one table to another one, the keys are those of the table that they come from.
+    source = str(getattr(params, "source", ""))
+    walked = [source] if source in facts.tables else written
+    keys = max((facts.tables[name].rows or 0 for name in walked), default=0)
     rows = min(keys, max((one.rows or 0 for one in found), default=0)) if keys else 0
     work = sum(one.seconds or 0.0 for one in found) + facts.speeds.round_trip
     batch = getattr(params, "batch", None)

@@ -138,6 +138,12 @@ def test_a_backfill_is_told_in_batches() -> None:
     assert judged(step, replace(LARGE, rows=20_000_000), 30.0).risk == "medium"
 
 
+def test_a_data_job_walks_the_table_that_it_reads() -> None:
+    walk = judged({"kind": "data-job", "source": "t", "target": "u"}, LARGE, 30.0).steps[0].walk
+    assert walk is not None
+    assert walk.keys == 3_000_000
+
+
 def test_what_cannot_be_told_is_said_and_not_guessed() -> None:
     found = judged({"sql": "DO $$ BEGIN PERFORM 1; END $$", "reverse": "SELECT 1"}, SMALL, None)
     assert found.steps[0].seconds is None

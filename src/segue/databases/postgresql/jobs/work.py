@@ -13,7 +13,7 @@ from segue.databases.postgresql.jobs import tables
 from segue.databases.postgresql.jobs.wording import Wording
 from segue.databases.postgresql.lease import Lease, Tenure
 from segue.databases.postgresql.rows import KeyedWork
-from segue.errors import StepFailed
+from segue.errors import PrivilegeMissing, StepFailed
 from segue.model.jobs import JobSpec
 from segue.ports import FORWARD, Cut, EffectKey
 
@@ -97,6 +97,19 @@ class JobWork(KeyedWork):
                     hint=error.diag.message_hint or "nothing was moved; correct the job and start it again",
                 ) from error
         self._check_checks(connection)
+        self._check_temporary(connection)
+
+    def _check_temporary(self, connection: psycopg.Connection[Any]) -> None:
+        """Refuse a job that could not look for a row at fault: that takes a temporary table."""
+        row = connection.execute(
+            "select current_user, current_database(), "
+            "pg_catalog.has_database_privilege(current_database(), 'temporary')"
+        ).fetchone()
+        if row and not row[2]:
+            raise PrivilegeMissing(
+                f'role "{row[0]}" may not make temporary tables in "{row[1]}", by which rows at fault are found',
+                hint=f'GRANT TEMPORARY ON DATABASE "{row[1]}" TO "{row[0]}"',
+            )
 
     def _check_checks(self, connection: psycopg.Connection[Any]) -> None:
         for name, check in self.spec.checks.items():
