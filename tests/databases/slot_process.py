@@ -1,4 +1,4 @@
-"""A process that drives a backfill, or helps with one: `python slot_process.py JSON`; tests stop and kill it.
+"""A process that drives a backfill or a job, or helps with one: `python slot_process.py JSON`; tests kill it.
 
 `kill`: the journal point at which it ends itself with -9, and the how-manieth pass of it. `lease`: how long a labourer
 may be silent.
@@ -23,7 +23,7 @@ from segue.engine import journal
 from segue.errors import FenceLost, TargetUnreachable
 from segue.ports import EffectKey, NotOffered, Patience
 from segue.rows.labour import Labourer
-from segue.steps.backfill import STEP, BackfillParams
+from segue.steps import backfill, data_job
 
 
 def main() -> None:
@@ -40,11 +40,12 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     journal.point = point
-    params = BackfillParams(**words["params"])
+    kind = data_job.STEP if words["params"].get("kind") == "data-job" else backfill.STEP
+    params = kind.Params(**words["params"])
     if words["fence"] is None:
         target = PostgresTarget(words["url"], execution=words["execution"], holder=words["owner"], schema="public")
         run = Run(target, params, direction=words["direction"])
-        STEP.run(run) if words["direction"] == "forward" else STEP.undo(run)
+        kind.run(run) if words["direction"] == "forward" else kind.undo(run)
         target.close()
         return
     key = EffectKey(words["execution"], "plan", "hash", params.name, words["direction"], 0)
@@ -52,7 +53,7 @@ def main() -> None:
         joined = DATABASE.join_target(
             words["url"], execution=key.execution, holder=words["owner"], fence=words["fence"], schema="public"
         )
-        shared = STEP.shared(params, joined, key, Patience(60, 60))
+        shared = kind.shared(params, joined, key, Patience(60, 60))
         labourer = Labourer(shared, words["owner"], patience=60, stop=threading.Event(), leave_after=words["leave"])
         labourer.go()
     except (FenceLost, NotOffered, TargetUnreachable) as error:
