@@ -27,7 +27,8 @@ from segue.model.findings import Finding
 from segue.model.impact import Duration, Lock
 
 CASES = Path(__file__).parent / "cases"
-LOCKS = "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = to_regclass(%s)"
+LOCKS = "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = coalesce(%s, to_regclass(%s))"
+OID = "SELECT to_regclass(%s)::oid"
 FILE = "SELECT pg_relation_filenode(to_regclass(%s))"
 READ = "SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_xact_user_tables WHERE relname IN ('orders', 'customers')"
 
@@ -128,11 +129,12 @@ def observed(session: psycopg.Connection, statement: str, table: str) -> tuple[L
     What cannot be in a transaction is only run: its locks are measured by the tests of the forms.
     """
     (before,) = session.execute(FILE, (table,)).fetchone() or (None,)
+    (oid,) = session.execute(OID, (table,)).fetchone() or (None,)
     session.execute("BEGIN")
     try:
         (already,) = session.execute(READ).fetchone() or (0,)
         session.execute(sql.SQL(statement))  # type: ignore[arg-type]
-        modes = [mode for (mode,) in session.execute(LOCKS, (table,))]
+        modes = [mode for (mode,) in session.execute(LOCKS, (oid, table))]
         (read_rows,) = session.execute(READ).fetchone() or (0,)
         (after,) = session.execute(FILE, (table,)).fetchone() or (None,)
     except psycopg.errors.ActiveSqlTransaction:
