@@ -76,8 +76,8 @@ def test_every_rule_has_cases_of_both_kinds(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(rules()))
 def test_every_rule_finds_its_own_bad_example_and_not_its_good_one(name: str) -> None:
     rule = rules()[name]
-    assert judged(name, {"bad": rule.bad}, None)
-    assert not judged(name, {"good": rule.good}, None)
+    assert judged(name, {"before": rule.before, "bad": rule.bad}, None)
+    assert not judged(name, {"before": rule.before, "good": rule.good}, None)
 
 
 # -- on a real server -------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Rule:
     bad: str
     good: str
     look: Callable[[Any, Place], Iterable[Finding]]
+    before: str = ""  # what an earlier file did, for the examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def look(change: CreateIndex, at: Place) -> Iterator[Finding]:
     """Find an index build on a table that others use."""
-    if change.concurrent or change.only or at.new(change.table):
+    if change.concurrent or change.only or at.new(change.table) or at.history.table(change.table).partitioned:
         return
     words = at.statement.sql.split(None, 3)
     kind = "CREATE UNIQUE INDEX" if change.unique else "CREATE INDEX"
