@@ -66,6 +66,16 @@ def test_dispatch_says_what_it_measured(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_job_says_what_it_measured(scratch: Path) -> None:
+    done = run("job", "--json", "--rounds", "1", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["ratios"]) == {"segue/insert_select", "segue_two_workers/insert_select"}
+    assert 0 < content["values"]["peak_memory_mb"] < 200
+    assert list(scratch.iterdir()) == []
+
+
 def test_interrupted_benchmark_leaves_nothing(scratch: Path) -> None:
     process = subprocess.Popen(
         command("backfill", "--rounds", "1", "--scale", "0.01"),

@@ -93,7 +93,7 @@ def test_stopped_job_goes_on_without_the_row_that_was_settled(shops: Shops, data
     assert (now["successful_rows"], now["failed_rows"], now["skipped_rows"], now["retry"]) == (3000, 0, 0, 1)
 
 
-def test_row_is_settled_once_and_only_with_what_the_job_writes(shops: Shops, database: str) -> None:
+def test_row_is_settled_once_and_only_with_what_the_job_writes(shops: Shops, database: str, store_url: str) -> None:
     fill_old(database, 2000, 1000)
     make(shops, database, continue_on_error=True)
     shops.run("move-old")
@@ -105,13 +105,18 @@ def test_row_is_settled_once_and_only_with_what_the_job_writes(shops: Shops, dat
     with pytest.raises(Blocked, match="gone from the source"):
         settle(shops, "2000")
     settle(shops, "2000", how="skip", note="gone")
+    # As if the process had died before the store was told.
+    run_sql(store_url, "UPDATE segue_store.data_migration_errors SET is_resolved = false, resolution = null")
     with pytest.raises(Blocked, match="is skipped already"):
         settle(shops, "2000")
+    assert shown(shops)["failed_rows"] == 1
+    assert settle(shops, how="skip", note="both").done == 1
+    assert shown(shops)["failed_rows"] == 0
 
 
-def test_job_is_paused_and_goes_on(segue: Segue, shops: Shops, database: str) -> None:
+def test_running_job_is_busy_and_is_paused_between_two_batches(segue: Segue, shops: Shops, database: str) -> None:
     fill_old(database, 300)
-    make(shops, database, batch={"size": 10, "max": 10}, pause=0.1)
+    make(shops, database, batch={"size": 10, "max": 10}, pause=20)
     process = segue.start("job", "start", "move-old", "--env", "shop")
     until(lambda: value(database, "SELECT count(*) FROM new") > 0)
     with pytest.raises(Busy):
@@ -120,8 +125,8 @@ def test_job_is_paused_and_goes_on(segue: Segue, shops: Shops, database: str) ->
     assert process.wait(30) == 3
     assert shown(shops)["status"] == "paused"
     assert 0 < value(database, "SELECT count(*) FROM new") < 300
-    shops.run("move-old")
-    assert value(database, "SELECT count(*) FROM new") == 300
+    segue("job", "cancel", "move-old").expect(0)
+    assert shown(shops)["execution_status"] == "cancelled"
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,10 @@ class Rejections:
         """Write what was read to the store; what the target does not show any more is no error."""
         from sqlalchemy import delete, select, update
 
-        for at in range(0, len(self._unread), _PAGE):
-            follow(session, JobErrorRow, ("id",), [as_row(job, one) for one in self._unread[at : at + _PAGE]])
+        brought(session, job, self._unread)
         if not self._whole:
             return
-        there = {_identity(job, number) for number in self._known}
+        there = {identity_of(job, number) for number in self._known}
         gone = set(session.scalars(select(JobErrorRow.id).where(JobErrorRow.job_id == job))) - there
         if gone:
             session.execute(delete(JobErrorRow).where(JobErrorRow.id.in_(gone)))
@@ -97,7 +96,7 @@ class Rejections:
 def as_row(job: str, one: RowError) -> dict[str, Any]:
     """Return a rejected row as the store keeps it."""
     return {
-        "id": _identity(job, one.id),
+        "id": identity_of(job, one.id),
         "job_id": job,
         "batch_number": one.batch,
         "row_key": json.dumps(one.key),
@@ -116,9 +115,10 @@ def as_row(job: str, one: RowError) -> dict[str, Any]:
 
 def brought(session: Session, job: str, rows: Sequence[RowError]) -> None:
     """Bring the store to what the target shows of these rows."""
-    follow(session, JobErrorRow, ("id",), [as_row(job, one) for one in rows])
+    for at in range(0, len(rows), _PAGE):
+        follow(session, JobErrorRow, ("id",), [as_row(job, one) for one in rows[at : at + _PAGE]])
 
 
-def _identity(job: str, number: int) -> str:
+def identity_of(job: str, number: int) -> str:
     """Return the id of a row of the store: the same whenever it is brought there."""
     return "e" + hashlib.sha256(f"{job}/{number}".encode()).hexdigest()[:23]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from segue.errors import Blocked, InvalidInput, NotFound, UsageError
+from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
 from segue.model.lifecycles import ExecutionStatus
 from segue.planning import planfile
 from segue.planning.planfile import InvalidPlan
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from segue.engine.events import Watch
+    from segue.model.jobs import RowError
     from segue.ports import Parts
     from segue.ports.jobs import DataJob
     from segue.services.beginnings import Options, Outcome
@@ -110,6 +111,10 @@ def start(
     detach: bool = False,
 ) -> Outcome:
     """Run a job's plan, as `segue run` does; see `executions.run` and `executions.hand_over`."""
+    with store.session() as session:
+        document = plans.get(session, name).document
+    if KIND not in {step.get("kind") for step in document["steps"]}:
+        raise InvalidInput(f'the plan "{name}" is no data job', hint=f"`segue run {name}` runs it")
     if detach:
         return executions.hand_over(store, settings, parts, name, environment, options)
     return executions.run(store, settings, parts, name, environment, options, watch)
@@ -328,53 +333,54 @@ def resolve(
     from segue.engine.rejections import brought
 
     with store.session() as session:
-        row = find(session, word, environment)
-        identity = row.id
-        wanted = _wanted(session, row, keys)
-    if decision.how == "correct" and len(wanted) != 1:
-        raise UsageError("corrected values are of one row", hint="name its error; `segue job errors` lists them")
+        identity = find(session, word, environment).id
     done: list[tuple[str, ...]] = []
     left: list[tuple[str, ...]] = []
+    failure: SegueError | None = None
     with _job(store, settings, parts, identity) as job:
-        for key in wanted:
-            failure = None
-            if decision.how == "retry":
-                failure = job.retry(key, settings.user)
-            elif decision.how == "correct":
-                failure = job.correct(key, decision.values, settings.user)
-            else:
-                job.skip(key, settings.user, decision.note)
-            (done if failure is None else left).append(tuple(key))
+        wanted = _wanted(identity, list(_all_rejected(job)), keys)
+        if decision.how == "correct" and len(wanted) != 1:
+            raise UsageError("corrected values are of one row", hint="name its error; `segue job errors` lists them")
+        try:
+            for key in wanted:
+                (done if _settle(job, key, decision, settings.user) else left).append(key)
+        except (Blocked, NotFound, InvalidInput) as error:
+            failure = error
+        # All of them: whoever settled some before may have died before the store was told.
         now = {one.key: one for one in _all_rejected(job)}
     with store.session() as session:
-        brought(session, identity, [now[key] for key in (*done, *left) if key in now])
+        brought(session, identity, list(now.values()))
         _count(session, identity)
-        _note(session, settings, identity, decision, done, left)
+        if done or left:
+            _note(session, settings, identity, decision, done, left)
         content = describe(session, find(session, identity))
+    if failure is not None:
+        raise failure
     return Settled(content, len(done), [{"key": list(key), "message": now[key].message} for key in left])
 
 
-def _wanted(session: Session, row: JobRow, keys: Sequence[str]) -> list[list[str]]:
+def _settle(job: DataJob, key: tuple[str, ...], decision: Decision, by: str) -> bool:
+    """Settle one row; return whether it is."""
+    if decision.how == "retry":
+        return job.retry(key, by) is None
+    if decision.how == "correct":
+        return job.correct(key, decision.values, by) is None
+    job.skip(key, by, decision.note)
+    return True
+
+
+def _wanted(job: str, rows: Sequence[RowError], words: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the keys of the rows that are meant, in the order in which they came."""
-    from sqlalchemy import select
+    from segue.engine.rejections import identity_of
 
-    from segue.store.tables.jobs import JobErrorRow
-
-    query = select(JobErrorRow).where(JobErrorRow.job_id == row.id)
-    if not keys:
-        query = query.where(JobErrorRow.is_resolved.is_(False))
-    found = session.scalars(query.order_by(JobErrorRow.occurred_at, JobErrorRow.id)).all()
-    if not keys:
-        return [json.loads(one.row_key or "[]") for one in found]
-    by_word: dict[str, list[str]] = {}
-    for one in found:
-        key = json.loads(one.row_key or "[]")
-        by_word.setdefault(",".join(key), key)
-        by_word[one.id] = key
-    for word in keys:
+    if not words:
+        return [one.key for one in rows if one.resolution is None]
+    by_word = {",".join(one.key): one.key for one in rows}
+    by_word.update((identity_of(job, one.id), one.key) for one in rows)
+    for word in words:
         if word not in by_word:
-            raise NotFound(f'the job "{row.job_name}" has no error "{word}"', hint="`segue job errors` lists them")
-    return [by_word[word] for word in keys]
+            raise NotFound(f'the job has no error "{word}"', hint="`segue job errors` lists them")
+    return [by_word[word] for word in words]
 
 
 @contextmanager
@@ -408,7 +414,7 @@ def _job(store: Store, settings: Settings, parts: Parts, identity: str) -> Itera
         target.close()
 
 
-def _all_rejected(job: DataJob) -> Iterator[Any]:
+def _all_rejected(job: DataJob) -> Iterator[RowError]:
     last = 0
     while found := job.rejected(last):
         yield from found
