@@ -58,6 +58,8 @@ class History:
     before: list[Change] = field(default_factory=list)
     #: The strongest lock by table that the open transaction holds already.
     held: dict[str, Lock] = field(default_factory=dict)
+    #: What rules have said of this file and need not say again.
+    told: set[str] = field(default_factory=set)
 
     def new(self, table: str) -> bool:
         """Return whether this file created the table."""
@@ -77,6 +79,7 @@ class History:
         self.settings.clear()
         self._end()
         self.before.clear()
+        self.told.clear()
         self.in_transaction = in_transaction
 
     def take(self, statement: Changed) -> None:

@@ -591,8 +591,20 @@ def _of_relation(verb: str, form: str, field: str = "relation") -> Reader:
     return reader
 
 
+def _view(statement: Any, offset: int) -> Iterator[to.Change]:
+    replace = statement.replace
+    yield to.Other(
+        offset=offset,
+        table=table_name(statement.view),
+        form="replace-view" if replace else "create-view",
+        verb="CREATE OR REPLACE VIEW" if replace else "CREATE VIEW",
+    )
+
+
 def _refresh(statement: Any, offset: int) -> Iterator[to.Change]:
     form = "refresh-materialized-view" + ("-concurrently" if statement.concurrent else "")
+    if statement.skip_data:
+        form += "-with-no-data"
     verb = "REFRESH MATERIALIZED VIEW" + (" CONCURRENTLY" if statement.concurrent else "")
     yield to.Other(offset=offset, table=table_name(statement.relation), form=form, verb=verb)
 
@@ -621,7 +633,7 @@ _READERS: dict[str, Reader] = {
     "refresh_mat_view_stmt": _refresh,
     "cluster_stmt": _of_relation("CLUSTER", "cluster"),
     "rule_stmt": _of_relation("CREATE RULE", "create-rule"),
-    "view_stmt": _of_relation("CREATE VIEW", "create-view", "view"),
+    "view_stmt": _view,
     "create_policy_stmt": _of_relation("CREATE POLICY", "create-policy", "table"),
     "alter_policy_stmt": _of_relation("ALTER POLICY", "alter-policy", "table"),
 }
