@@ -25,6 +25,7 @@ from segue.errors import (
     Differences,
     DriftFound,
     FenceLost,
+    InternalError,
     Interrupted,
     LockNotGranted,
     SafelyUndone,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from segue.model.impact import Statement
     from segue.model.plans import StepFields
     from segue.ports import ChunkedWork, Database, JobRecord, StepKind, Target, Throttle
+    from segue.ports.moving import Moves
     from segue.ports.online import ChangeRecord
     from segue.store import Store
 
@@ -99,6 +101,7 @@ class Assignment:
     throttle: Throttle | None = None
     ask_slots: Callable[[str, str, int], None] | None = None
     drain: threading.Event | None = None
+    moves: Moves | None = None
 
 
 class StepRun:
@@ -237,6 +240,13 @@ class StepRun:
             retention_days=retention_days,
             throttle=throttle.status if throttle is not None else dict,
         )
+
+    def moves(self) -> Moves:
+        """Return the moves to and from this environment."""
+        moves = self._executor.work.moves
+        if moves is None:
+            raise InternalError("a step moves tables, and nobody has said from where")
+        return moves
 
     def tuned(self) -> Mapping[str, Any]:
         """Return what people have set for this execution while it runs."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.jobs import DataJob
-    from segue.ports.moving import Mover
+    from segue.ports.moving import Mover, Moves
     from segue.ports.online import ChangeRecord, OnlineChange
     from segue.ports.outbox import Outbox, Relay
 
@@ -910,6 +910,10 @@ class StepRun(Protocol):
 
         `spec` is the step as the plan says it; without a `kind` its ALTER TABLE says what it does, to which column.
         """
+        ...
+
+    def moves(self) -> Moves:
+        """Return the moves to and from the environment that this runs in."""
         ...
 
     def tuned(self) -> Mapping[str, Any]:

@@ -39,3 +39,35 @@ class Mover(Protocol):
     def cancel(self, patience: Patience, note: Note) -> None:
         """Give it up with the source in use."""
         ...
+
+
+class MoveDriver(Protocol):
+    """One move, with its record in the store."""
+
+    def start(self, workers: int) -> MoveStarted:
+        """Copy, follow, and arm the way back; goes on where an earlier start ended."""
+        ...
+
+    def look(self) -> MoveStanding:
+        """Say how it stands."""
+        ...
+
+    def turn(self, to: str, *, budget: float, margin: int, finish: bool = True) -> MoveSwitched | None:
+        """Open the side `to`; None when that was so already, or is so by finishing a switch that was cut off."""
+        ...
+
+    def cancel(self) -> None:
+        """Give it up with the source in use."""
+        ...
+
+
+class Moves(Protocol):
+    """The moves of an execution's environment, for the steps of a plan."""
+
+    def begin(self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Note) -> MoveDriver:
+        """Create a move, or take it up where it was created so before. Raises Blocked where the name means another."""
+        ...
+
+    def find(self, name: str, patience: Patience, note: Note) -> MoveDriver | None:
+        """Take up a move that has not ended; None where there is none. Raises Blocked for one of another environment."""
+        ...

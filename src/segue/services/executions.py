@@ -16,6 +16,7 @@ from segue.model.lifecycles import ExecutionStatus, StepRunStatus
 from segue.ports import BACKWARD, FORWARD, Parts
 from segue.services import beginnings, environments, tuning, watching
 from segue.services.beginnings import Options, Outcome
+from segue.services.moves import StepMoves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -510,6 +511,7 @@ def _drive(
             ask_slots=_slots(store, execution) if handed_over else None,
             throttle=tuning.pacing(store, execution, plan.throttle, plan.steps),
             drain=drain,
+            moves=StepMoves(store, settings, environment, parts.database),
         )
         record = Record(store, execution, actor=settings.user, owner=owner, watch=watch, seen=seen)
         executor = Executor(store, record, target, database, work)

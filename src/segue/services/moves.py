@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segue.errors import InvalidInput, NotFound, UsageError
+from segue.errors import Blocked, InvalidInput, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
     from segue.ports import Patience
@@ -96,6 +96,43 @@ def _entries(store: Store, name: str) -> list[str]:
             LedgerRow.action.in_(["created", "completed", "cancelled"]),
         )
         return list(session.scalars(query.order_by(LedgerRow.id)))
+
+
+class StepMoves:
+    """See `segue.ports.moving.Moves`: the moves of one environment, for the steps of a plan."""
+
+    def __init__(self, store: Store, settings: Settings, environment: str, database: Callable[[str], Moving]) -> None:
+        self._store = store
+        self._settings = settings
+        self._environment = environment
+        self._database = database
+
+    def begin(
+        self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Callable[[str], None]
+    ) -> Driver:
+        """Create a move, or take it up."""
+        move = Move(name, self._environment, to, tuple(tables))
+        known = current(self._store, name)
+        if known is None:
+            create(self._store, self._settings, move, self._database)
+        elif known != move:
+            raise Blocked(
+                f'there is a move "{name}" of other tables, or between other environments',
+                hint="give this one another name, or end that one with `segue move cancel`",
+            )
+        return Driver(self._store, self._settings, name, self._database, patience, note)
+
+    def find(self, name: str, patience: Patience, note: Callable[[str], None]) -> Driver | None:
+        """Take up a move that has not ended."""
+        known = current(self._store, name)
+        if known is None:
+            return None
+        if known.source != self._environment:
+            raise Blocked(
+                f'the move "{name}" goes from {known.source}, and this plan runs on {self._environment}',
+                hint="check the environment, and the name of the move",
+            )
+        return Driver(self._store, self._settings, name, self._database, patience, note)
 
 
 class Driver:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from segue.ports import Drift, EffectKey
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
 _LIMIT = 20
@@ -25,6 +27,12 @@ select exists (
             or h.state = 'begun' and h.execution = %(execution)s
         )
 )
+"""
+
+_MOVES = b"""
+select pg_catalog.format('%I.sequence', n.nspname) from pg_catalog.pg_namespace as n
+where n.nspname ~ '^segue_move_[a-z0-9]+$'
+    and pg_catalog.to_regclass(pg_catalog.format('%I.sequence', n.nspname)) is not null
 """
 
 
@@ -81,10 +89,58 @@ def drift(connection: psycopg.Connection[Any], schema: str, execution: str) -> D
     objects = read(connection, schema)
     if fingerprint(objects) == row[0]:
         return None
+    # A move that was cut off has perhaps limited its sequences; what it keeps of them says how they were.
+    ours = _moving(connection, schema)
+    left = {name: digest for name, digest in row[1].items() if name not in ours}
+    if left == {name: digest for name, digest in objects.items() if name not in ours}:
+        return None
     unrecorded = connection.execute(_UNRECORDED, {"schema": schema, "execution": execution}).fetchone()
     if unrecorded and unrecorded[0]:
         return None
-    return Drift(since=row[2], changes=differences(row[1], objects))
+    return Drift(since=row[2], changes=differences(left, {n: d for n, d in objects.items() if n not in ours}))
+
+
+def _moving(connection: psycopg.Connection[Any], schema: str) -> set[str]:
+    """Return the sequences that moves limit."""
+    found: set[str] = set()
+    for (table,) in connection.execute(_MOVES).fetchall():
+        names = connection.execute(
+            f"select 'sequence ' || c.relname from {table} as s "  # noqa: S608
+            "join pg_catalog.pg_class as c on c.oid = pg_catalog.to_regclass(s.name) "
+            "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace where n.nspname = %s".encode(),
+            [schema],
+        ).fetchall()
+        found |= {name for (name,) in names}
+    return found
+
+
+def adopt(connection: psycopg.Connection[Any], sequences: Sequence[str]) -> None:
+    """Take sequences as they are into what Segue last left; what else changed meanwhile stays somebody else's.
+
+    A move limits the sequences of the side that closes, and gives them their limits back, outside of any execution.
+    """
+    row = connection.execute("select pg_catalog.to_regclass('segue.schema_state') is not null").fetchone()
+    if row is None or not row[0]:
+        return
+    with connection.transaction():
+        owned = connection.execute(
+            "select n.nspname::text, pg_catalog.array_agg('sequence ' || c.relname) from pg_catalog.pg_class as c "
+            "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
+            "where c.oid = any(%s::regclass[]) group by n.nspname",
+            [list(sequences)],
+        ).fetchall()
+        for schema, names in owned:
+            kept = connection.execute(
+                "select objects from segue.schema_state where schema = %s for update", [schema]
+            ).fetchone()
+            if kept is None:
+                continue
+            now = read(connection, schema)
+            objects = {name: now.get(name, digest) if name in names else digest for name, digest in kept[0].items()}
+            connection.execute(
+                "update segue.schema_state set fingerprint = %s, objects = %s where schema = %s",
+                [fingerprint(objects), json.dumps(objects), schema],
+            )
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:

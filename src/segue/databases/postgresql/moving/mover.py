@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from segue import clock
@@ -14,14 +15,16 @@ from segue.databases.postgresql.moving.support import (
     check_other,
     identity,
     qualified,
+    sequences,
     state,
     told,
     where,
 )
+from segue.databases.postgresql.schema_state import adopt
 from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from segue.ports import Patience
 
@@ -87,17 +90,35 @@ class PostgresMover:
     def turn(self, to: str, *, budget: float, margin: int, patience: Patience, note: Note) -> MoveSwitched:
         """Open one side and close the other."""
         side = self._pair.target if to == "target" else self._pair.source
-        done = switching.switch(self._pair, side, budget=budget, margin=margin, patience=patience, note=note)
+        with self._limiting():
+            done = switching.switch(self._pair, side, budget=budget, margin=margin, patience=patience, note=note)
         return MoveSwitched(done.to, done.stopped, done.drain, done.slices, done.longest)
 
     def recover(self, *, finish: bool, note: Note) -> str:
         """Finish or undo a switch that was cut off."""
-        return switching.recover(self._pair, finish=finish, note=note).name
+        with self._limiting():
+            return switching.recover(self._pair, finish=finish, note=note).name
 
     def complete(self, patience: Patience, note: Note) -> None:
         """End it with the target in use."""
-        live.complete(self._pair, patience, note)
+        with self._limiting():
+            live.complete(self._pair, patience, note)
 
     def cancel(self, patience: Patience, note: Note) -> None:
         """Give it up with the source in use."""
-        live.cancel(self._pair, patience, note)
+        with self._limiting():
+            live.cancel(self._pair, patience, note)
+
+    @contextmanager
+    def _limiting(self) -> Iterator[None]:
+        """Change sequences' limits: in no later run is that somebody else's doing."""
+        pair = self._pair
+        found: dict[Side, list[str]] = {}
+        for side in (pair.source, pair.target):
+            with pair.open(side) as connection:
+                if state(pair, connection) is not None:
+                    found[side] = [one.name for one in sequences(pair, connection)]
+        yield
+        for side, names in found.items():
+            with pair.open(side) as connection, told(where(pair, side)):
+                adopt(connection, names)

@@ -61,8 +61,9 @@ select
 from relations as r
 inner join pg_catalog.pg_trigger as t on r.oid = t.tgrelid and not t.tgisinternal
 inner join pg_catalog.pg_proc as tf on t.tgfoid = tf.oid
--- Segue's own come and go with an execution.
-where tf.pronamespace is distinct from pg_catalog.to_regnamespace('segue')::oid
+inner join pg_catalog.pg_namespace as tn on tf.pronamespace = tn.oid
+-- Segue's own come and go with an execution, and with a move.
+where tn.nspname !~ '^segue(_move_[a-z0-9]+)?$'
 union all
 select
     'rule ' || u.rulename || ' on ' || r.relname,
