@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ from typing import Any
 
 import psycopg
 
-from benchmarks._commands import command, environ
+from benchmarks._commands import timed_run
 from benchmarks._rounds import Stage, Timing
-from benchmarks._server import Server, run_child, server
+from benchmarks._server import Server, server
 from segue.errors import StepFailed
 
 ROWS = 1_000_000
@@ -125,28 +123,7 @@ class _Stage:
         return {"one_row_seconds": timing.seconds}
 
     def _segue(self, url: str, number: int) -> Timing:
-        """Run the plan as a user does: `segue run` as a process, with everything that it starts and writes."""
-        # A target of its own per round: the same environment would be told that the plan is completed already.
-        environment = f"round-{number}"
-        command(self.folder, ["env", "add", environment, "--type", "test", "--url-stdin"], url)
-        log = self.folder / "segue.log"
-        with (self.folder / "segue.json").open("w+b") as out, log.open("ab") as err:
-            began = time.perf_counter()
-            ended = run_child(
-                [sys.executable, "-m", "segue", "run", str(self.folder / "plan.yaml"), "--env", environment, "--json"],
-                environ(self.folder),
-                out,
-                err,
-            )
-            seconds = time.perf_counter() - began
-            out.seek(0)
-            said = out.read().decode(errors="replace")
-        if ended.code:
-            raise StepFailed(
-                f"segue run ended with exit code {ended.code}", details=[said[-2000:], log.read_text()[-2000:]]
-            )
-        (step,) = json.loads(said)["steps"]
-        return Timing(seconds, {"peak_memory_mb": ended.memory_mb, "segue_step_seconds": float(step["seconds"])})
+        return timed_run(self.folder, self.folder / "plan.yaml", url, number)
 
 
 def _plain_loop(url: str, number: int) -> Timing:
