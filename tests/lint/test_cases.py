@@ -27,7 +27,7 @@ from segue.model.findings import Finding
 from segue.model.impact import Duration, Lock
 
 CASES = Path(__file__).parent / "cases"
-LOCKS = "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = coalesce(%s, to_regclass(%s))"
+LOCKS = "SELECT mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation = %s"
 OID = "SELECT to_regclass(%s)::oid"
 FILE = "SELECT pg_relation_filenode(to_regclass(%s))"
 READ = "SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_xact_user_tables WHERE relname IN ('orders', 'customers')"
@@ -134,7 +134,7 @@ def observed(session: psycopg.Connection, statement: str, table: str) -> tuple[L
     try:
         (already,) = session.execute(READ).fetchone() or (0,)
         session.execute(sql.SQL(statement))  # type: ignore[arg-type]
-        modes = [mode for (mode,) in session.execute(LOCKS, (oid, table))]
+        modes = [mode for (mode,) in session.execute(LOCKS, (oid,))]
         (read_rows,) = session.execute(READ).fetchone() or (0,)
         (after,) = session.execute(FILE, (table,)).fetchone() or (None,)
     except psycopg.errors.ActiveSqlTransaction:

@@ -279,6 +279,24 @@ class CreateTrigger(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AddEnumValue(Change):
+    """ALTER TYPE … ADD VALUE; `placed` says whether BEFORE or AFTER another."""
+
+    type: str
+    value: str
+    placed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Change):
+    """GRANT of privileges on one object; `all` of them, to everybody (`public`), or with GRANT OPTION (`passed_on`)."""
+
+    all: bool = False
+    public: bool = False
+    passed_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Other(Change):
     """A kind of statement without a value of its own; `verb` is its name, such as "VACUUM FULL"."""
 

@@ -475,7 +475,13 @@ def _alter_enum(statement: Any, offset: int) -> Iterator[to.Change]:
             offset=offset, form="rename-enum-value", kind="enum value", name=statement.old_val, new=statement.new_val
         )
     else:
-        yield to.Other(offset=offset, form="add-enum-value", verb=f"ALTER TYPE {name} ADD VALUE")
+        yield to.AddEnumValue(
+            offset=offset,
+            form="add-enum-value",
+            type=name,
+            value=statement.new_val,
+            placed=bool(statement.new_val_neighbor),
+        )
 
 
 # -- data, session, code ----------------------------------------------------------------------------------------------
@@ -609,7 +615,43 @@ def _refresh(statement: Any, offset: int) -> Iterator[to.Change]:
     yield to.Other(offset=offset, table=table_name(statement.relation), form=form, verb=verb)
 
 
+def _publication(verb: str) -> Reader:
+    def reader(statement: Any, offset: int) -> Iterator[to.Change]:
+        word = f"{verb} PUBLICATION"
+        form = "create-publication" if verb == "CREATE" else "publication-add-table"
+        found = False
+        for item in statement.pubobjects:
+            spec = item.publication_obj_spec
+            if spec.HasField("pubtable"):
+                found = True
+                yield to.Other(offset=offset, table=table_name(spec.pubtable.relation), form=form, verb=word)
+        if not found:
+            yield to.Other(offset=offset, verb=word)
+
+    return reader
+
+
+def _grant(statement: Any, offset: int) -> Iterator[to.Change]:
+    if not statement.is_grant:
+        yield to.Other(offset=offset, verb="REVOKE")
+        return
+    public = any(_word("RoleSpecType", item.role_spec.roletype) == "ROLESPEC_PUBLIC" for item in statement.grantees)
+    for item in statement.objects:
+        table = table_name(item.range_var) if item.WhichOneof("node") == "range_var" else ""
+        yield to.Grant(
+            offset=offset,
+            table=table,
+            form="grant" if table and _objects(statement.objtype) == "table" else "",
+            all=not statement.privileges,
+            public=public,
+            passed_on=statement.grant_option,
+        )
+
+
 _READERS: dict[str, Reader] = {
+    "create_publication_stmt": _publication("CREATE"),
+    "alter_publication_stmt": _publication("ALTER"),
+    "grant_stmt": _grant,
     "create_stmt": _create_table,
     "create_table_as_stmt": _create_table_as,
     "alter_table_stmt": _alter_table,
