@@ -12,7 +12,9 @@ from fix_standbys import Server
 from fix_targets import run_sql
 
 from segue.databases.postgresql.splitting.invariants import probe
+from segue.databases.postgresql.splitting.survey import survey
 from segue.model.splits import CrossingKey
+from segue.planning import splitfile
 
 SHOP = """
 CREATE TABLE customers (id bigint PRIMARY KEY, name text);
@@ -74,6 +76,17 @@ def test_a_survey_finds_what_is_cut_and_nothing_else(segue: Segue, split: tuple[
     shown = segue("move", "survey", "split.yaml").expect(0)
     assert "ON DELETE CASCADE has to be told by an event" in shown.stdout
     assert "pg_stat_statements is not there" in shown.stderr
+
+
+def test_statements_that_join_domains_are_found_among_those_counted(debian_database: str) -> None:
+    url = debian_database
+    run_sql(url, SHOP, "CREATE EXTENSION pg_stat_statements")
+    run_sql(url, "SELECT name FROM products, items WHERE product_id = id AND order_id = 7", "SELECT * FROM items")
+    found = [one for one in survey(url, splitfile.read(FILE, source="split.yaml")).spanning if one.kind == "statement"]
+    assert [(one.calls, dict(one.tables)) for one in found] == [
+        (1, {"customer": ("public.items",), "catalogue": ("public.products",)})
+    ]
+    assert "order_id = $1" in found[0].what
 
 
 def test_every_table_has_exactly_one_home(segue: Segue, split: tuple[str, str, str]) -> None:
