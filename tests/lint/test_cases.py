@@ -145,6 +145,6 @@ def observed(session: psycopg.Connection, statement: str, table: str) -> tuple[L
     taken = [lock for lock in Lock if lock.value.title().replace(" ", "") + "Lock" in modes]
     return (
         max(taken, key=lambda lock: lock.rank, default=Lock.NONE),
-        after != before and after is not None,
+        None not in (before, after) and after != before,
         bool(read_rows - already),
     )
