@@ -38,13 +38,16 @@ def look(change: Change, at: Place) -> Iterator[Finding]:
     """Find long statements, and locks on other tables, after a strong lock."""
     if not at.history.held or not change.form or not change.table or at.new(change.table):
         return
+    facts = at.facts(change.form)
+    long = facts.duration in _LONG and not _short(change, at)
+    if not long and (facts.lock() is not Lock.ACCESS_EXCLUSIVE or at.rule.name in at.history.told):
+        return
     strong = Lock.SHARE_ROW_EXCLUSIVE.rank
     held = [name for name, lock in at.history.held.items() if lock.rank >= strong and not at.new(name)]
     if not held:
         return
-    names = ", ".join(held)
-    facts = at.facts(change.form)
-    if facts.duration in _LONG and not _short(change, at):
+    names = ", ".join(held[:3]) + (" and others" if len(held) > 3 else "")
+    if long:
         blocked = max((at.history.held[name] for name in held), key=lambda lock: lock.rank).blocks
         yield at.find(
             change,
@@ -52,11 +55,7 @@ def look(change: Change, at: Place) -> Iterator[Finding]:
             "its lock to the end",
             safe="COMMIT first, this in a transaction of its own",
         )
-    elif (
-        facts.lock() is Lock.ACCESS_EXCLUSIVE
-        and plain(change.table) not in held
-        and at.rule.name not in at.history.told
-    ):
+    elif plain(change.table) not in held:
         at.history.told.add(at.rule.name)
         yield at.find(
             change,
