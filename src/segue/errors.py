@@ -132,6 +132,13 @@ class StepFailed(SegueError):
     retry = Retry.LATER
 
 
+class StepRefused(StepFailed):
+    """What a step says cannot work on this target; nothing was done, and trying again would not help."""
+
+    code = "S019"
+    retry = Retry.NEVER
+
+
 class Differences(SegueError):
     """A comparison or validation found a difference."""
 

@@ -8,7 +8,7 @@ import pytest
 from fix_targets import Open, drop_role, make_role, run_sql, value
 from fix_transfers import CENTS, TABLES, fill_old, job
 
-from segue.errors import SegueError, StepFailed
+from segue.errors import SegueError, StepRefused
 
 LOOKUP = {"table": "other", "alias": "o", "on": {"word": "old.name"}}
 
@@ -48,7 +48,7 @@ def test_job_that_could_not_work_is_refused_before_any_row_moves(database: str, 
     )
     target = open_target(database)
     for number, (fields, said) in enumerate(REFUSED):
-        with pytest.raises(StepFailed) as error:
+        with pytest.raises(StepRefused) as error:
             job(target, step=f"job-{number}", **fields)
         assert said in error.value.message, fields
     assert value(database, "SELECT count(*) FROM new") == 0

@@ -31,6 +31,7 @@ from segue.errors import (
     SafelyUndone,
     SegueError,
     StepFailed,
+    StepRefused,
     TargetError,
     TargetUnreachable,
 )
@@ -725,6 +726,8 @@ class Executor:
                 self.record.log("connection-lost", error.message, step=step.params.name, level="warning")
                 target.recover(RECOVERY_SECONDS)
                 self.record.log("connection-back", "the target is back; looking what it shows", step=step.params.name)
+            except StepRefused:
+                raise
             except (StepFailed, Differences, LockNotGranted, TargetError) as error:
                 failures += 1
                 if failures > step.params.retries:

@@ -69,5 +69,5 @@ class Moves(Protocol):
         ...
 
     def find(self, name: str, patience: Patience, note: Note) -> MoveDriver | None:
-        """Take up a move that has not ended; None where there is none. Raises Blocked for one of another environment."""
+        """Take up a move that has not ended; None where there is none. Raises Blocked for another environment's."""
         ...

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from segue.databases.postgresql.keys import KEYS
-from segue.errors import StepFailed
+from segue.errors import StepRefused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ class Table:
 
 
 def table_of(connection: Connection, said: str, what: str) -> Table:
-    """Look a table up; `what` says what it is to the job. Raises StepFailed where there is none."""
+    """Look a table up; `what` says what it is to the job. Raises StepRefused where there is none."""
     try:
         row = connection.execute(_TABLE, [said]).fetchone()
     except psycopg.Error:
@@ -86,13 +86,13 @@ def table_of(connection: Connection, said: str, what: str) -> Table:
             raise
         row = None  # not a name at all
     if row is None:
-        raise StepFailed(
+        raise StepRefused(
             f'there is no table "{said}", the {what} of the job',
             hint="names follow SQL: write upper case in double quotes, and the schema where it is not the plan's",
         )
     schema, name, kind, oid = row
     if kind not in ("r", "p"):
-        raise StepFailed(f'"{said}", the {what} of the job, is not a table', hint="a job goes from a table to a table")
+        raise StepRefused(f'"{said}", the {what} of the job, is not a table', hint="a job goes from a table to a table")
     columns = {row[0]: Column(*row) for row in connection.execute(_COLUMNS, [oid])}
     keys = tuple(
         Key(tuple(names), tuple(types), tuple(collations))
@@ -104,7 +104,7 @@ def table_of(connection: Connection, said: str, what: str) -> Table:
 def source_key(source: Table) -> Key:
     """Return the key along which the source is walked."""
     if not source.keys:
-        raise StepFailed(
+        raise StepRefused(
             f'table "{source.said}" has no primary key and no unique index over NOT NULL columns',
             hint="a job walks a key, by which each row is written once; add one to the source",
         )
@@ -116,24 +116,24 @@ def columns_of(spec: JobSpec, source: Table, target: Table) -> tuple[Column, ...
     wanted = list(spec.columns) if spec.columns is not None else _same_named(spec, source, target)
     for name in [*wanted, *spec.assignments]:
         if name not in target.columns:
-            raise StepFailed(
+            raise StepRefused(
                 f'table "{target.said}" has no column "{name}"', hint=f"its columns are {', '.join(target.columns)}"
             )
         if target.columns[name].generated:
-            raise StepFailed(f'column "{name}" of "{target.said}" is generated and cannot be written')
+            raise StepRefused(f'column "{name}" of "{target.said}" is generated and cannot be written')
     for name in spec.assignments:
         if name not in wanted:
-            raise StepFailed(
+            raise StepRefused(
                 f'column "{name}" has an expression, and is not among the `columns`', hint="add it there, or drop it"
             )
     for name in wanted:
         if name not in spec.assignments and name not in source.columns:
-            raise StepFailed(
+            raise StepRefused(
                 f'nothing is said of column "{name}" of "{target.said}", and "{source.said}" has none of that name',
                 hint=f'give an expression for it in `set`; columns of "{source.said}" are {", ".join(source.columns)}',
             )
     if not wanted:
-        raise StepFailed(
+        raise StepRefused(
             f'"{source.said}" and "{target.said}" have no column of the same name',
             hint="give expressions by column of the target in `set`",
         )
@@ -143,7 +143,7 @@ def columns_of(spec: JobSpec, source: Table, target: Table) -> tuple[Column, ...
         if column.not_null and not column.filled and not column.generated and column.name not in wanted
     ]
     if empty:
-        raise StepFailed(
+        raise StepRefused(
             f'"{target.said}" refuses NULL in {_listed(empty)}, and the job gives {"it" if len(empty) == 1 else "them"}'
             " no value",
             hint="give an expression in `set`",
@@ -164,12 +164,12 @@ def lookup_of(connection: Connection, lookup: Lookup) -> Table:
     table = table_of(connection, lookup.table, "lookup")
     for name in lookup.on:
         if name not in table.columns:
-            raise StepFailed(
+            raise StepRefused(
                 f'the lookup "{lookup.alias}" has no column "{name}"',
                 hint=f"its columns are {', '.join(table.columns)}",
             )
     if not any(set(key.names) <= set(lookup.on) for key in table.keys):
-        raise StepFailed(
+        raise StepRefused(
             f'the lookup "{lookup.alias}" could find several rows for one: ({", ".join(lookup.on)}) is no key of '
             f'"{lookup.table}"',
             hint="`on` must give an expression for each column of its primary key, or of a unique index over columns "
@@ -183,13 +183,13 @@ def conflict_key(spec: JobSpec, target: Table, columns: Sequence[Column]) -> tup
     written = {column.name for column in columns}
     if spec.conflict:
         if missing := [name for name in spec.conflict if name not in written]:
-            raise StepFailed(f"`conflict` names {_listed(missing)}, which the job does not write")
+            raise StepRefused(f"`conflict` names {_listed(missing)}, which the job does not write")
         return tuple(spec.conflict)
     if spec.on_conflict != "update":
         return ()
     found = next((key.names for key in target.keys if set(key.names) <= written), None)
     if found is None:
-        raise StepFailed(
+        raise StepRefused(
             f'"{target.said}" has no key among the columns that the job writes, by which a row could be there already',
             hint="name the columns of a unique index in `conflict`",
         )
@@ -199,7 +199,7 @@ def conflict_key(spec: JobSpec, target: Table, columns: Sequence[Column]) -> tup
 def stays(connection: Connection, spec: JobSpec, target: Table, columns: Sequence[Column]) -> str | None:
     """Return why a rollback leaves what the job has written, None when it takes it out.
 
-    Raises StepFailed where the plan wants it taken out and that cannot be done safely.
+    Raises StepRefused where the plan wants it taken out and that cannot be done safely.
     """
     if spec.reverse == "nothing":
         return "its `reverse` is nothing"
@@ -217,7 +217,7 @@ def stays(connection: Connection, spec: JobSpec, target: Table, columns: Sequenc
     elif row is None or not row[0]:
         why = f'this role may not take rows out of "{target.said}"'
     if why is not None and spec.reverse == "delete":
-        raise StepFailed(
+        raise StepRefused(
             f"the job's rows could not be taken back: {why}",
             hint="write `reverse: nothing` where they may stay after a rollback",
         )

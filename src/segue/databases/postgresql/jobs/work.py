@@ -13,7 +13,7 @@ from segue.databases.postgresql.jobs import tables
 from segue.databases.postgresql.jobs.wording import Wording
 from segue.databases.postgresql.lease import Lease, Tenure
 from segue.databases.postgresql.rows import KeyedWork
-from segue.errors import PrivilegeMissing, StepFailed
+from segue.errors import PrivilegeMissing, StepRefused
 from segue.model.jobs import JobSpec
 from segue.ports import FORWARD, Cut, EffectKey
 
@@ -50,7 +50,7 @@ class JobWork(KeyedWork):
         source = tables.table_of(connection, spec.source, "source")
         target = tables.table_of(connection, spec.target, "target")
         if source.oid == target.oid:
-            raise StepFailed(
+            raise StepRefused(
                 f'source and target of the job are the same table "{spec.target}"',
                 hint="a step of the kind `backfill` fills columns of a table where they are",
             )
@@ -90,7 +90,7 @@ class JobWork(KeyedWork):
             except psycopg.Error as error:
                 if connection.closed:
                     raise self.lost(connection, error) from error
-                raise StepFailed(
+                raise StepRefused(
                     f"{self.what} is refused: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
                     details=[f"{name} = {expression}" for name, expression in self.spec.assignments.items()]
                     + ([f"where {self.spec.where}"] if self.spec.where else []),
@@ -119,7 +119,7 @@ class JobWork(KeyedWork):
             except psycopg.Error as error:
                 if connection.closed:
                     raise self.lost(connection, error) from error
-                raise StepFailed(
+                raise StepRefused(
                     f'the check "{name}" of {self.what} is refused: {error.diag.message_primary} '
                     f"(SQLSTATE {error.sqlstate})",
                     details=[check],
