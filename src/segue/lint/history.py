@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from segue.model.impact import Lock
 
 
+#: Milliseconds by unit.
+_UNITS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
+
+
+def milliseconds(value: str | None) -> float:
+    """Return what a setting means, 0 for no limit or none that can be read."""
+    words = (value or "").strip().lower()
+    number = words.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    try:
+        return float(number) * _UNITS.get(words[len(number) :].strip(), 0)
+    except ValueError:
+        return 0.0
+
+
 def plain(name: str) -> str:
     """Return a table's name by which it is known here: `public.orders` and `orders` count as one."""
     return name.removeprefix("public.")

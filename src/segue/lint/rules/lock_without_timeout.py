@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.lint.history import milliseconds
 from segue.lint.rule import Rule
 from segue.model.changes import (
     AddColumn,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 
 _LONG = 60_000  # milliseconds
-_UNITS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 _ROLES = ("table", "view", "materialized view")
 
 
@@ -65,16 +65,6 @@ def look(change: Change, at: Place) -> Iterator[Finding]:
         role=role,
         tables=(table, *(item for item in change.tables if item != table)),
     )
-
-
-def milliseconds(value: str | None) -> float:
-    """Return what a setting means, 0 for no limit or none that can be read."""
-    words = (value or "").strip().lower()
-    number = words.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    try:
-        return float(number) * _UNITS.get(words[len(number) :].strip(), 0)
-    except ValueError:
-        return 0.0
 
 
 RULE = Rule(
