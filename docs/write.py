@@ -2,6 +2,7 @@
 
     python docs/write.py commands   # from the help
     python docs/write.py locks      # from what was measured of each form of a statement
+    python docs/write.py rules      # from the rules of lint
     python docs/write.py tour       # needs a server: PGHOST, PGUSER, PGPASSWORD …, and a SEGUE_HOME without "staging"
 
 The tour's commands are the `sh` blocks of `README.md` under a comment `<!-- tour -->`, or `<!-- tour: exit 2 -->` where
@@ -74,6 +75,38 @@ def commands() -> str:
     ]
     for name in _names():
         words += [f"## {' '.join(['segue', *name])}", "", "```text", _help(*name).strip(), "```", ""]
+    return "\n".join(words).rstrip() + "\n"
+
+
+def rules() -> str:
+    """Return the page of the rules of lint, and of the hazards that are no rules."""
+    import yaml
+
+    from segue.lint.rules import rules as found
+
+    words = [
+        "# Rules",
+        "",
+        "What [`segue lint`](lint.md) looks for. `segue explain RULE` says the same in the terminal. Locks and times are",
+        "[what was measured](locks.md); the cases of each are tried on a real server, where one can show it. Written by",
+        "`python docs/write.py rules`; a test compares.",
+        "",
+    ]
+    for name, rule in sorted(found().items()):
+        words += [
+            f"## {name}",
+            "",
+            f"*{rule.severity.value}.* When {rule.condition}. Then {rule.effect}. Instead: {rule.instead}.",
+            "",
+            "```sql",
+            f"{rule.bad}  -- found",
+            f"{rule.good}  -- not found",
+            "```",
+            "",
+        ]
+    words += ["## What is no rule", ""]
+    reasons = yaml.safe_load((ROOT / "tests/lint/NOT_RULES.yaml").read_text("utf-8"))
+    words += [f"- {reason[0].upper()}{reason[1:]}." for _, reason in sorted(reasons.items())]
     return "\n".join(words).rstrip() + "\n"
 
 
@@ -190,6 +223,8 @@ if __name__ == "__main__":
             (ROOT / "docs/commands.md").write_text(commands())
         case ["locks"]:
             (ROOT / "docs/locks.md").write_text(locks())
+        case ["rules"]:
+            (ROOT / "docs/rules.md").write_text(rules())
         case ["tour"]:
             _write_tour()
         case _:

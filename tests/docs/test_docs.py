@@ -60,6 +60,11 @@ def test_the_page_of_locks_is_what_was_measured() -> None:
     assert (DOCS / "locks.md").read_text() == written, "run: .venv/bin/python docs/write.py locks"
 
 
+def test_the_page_of_rules_is_what_the_rules_say() -> None:
+    written = runpy.run_path(str(DOCS / "write.py"))["rules"]()
+    assert (DOCS / "rules.md").read_text() == written, "run: .venv/bin/python docs/write.py rules"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_that_a_page_names_exist(page: Path) -> None:
     known = re.findall(r"^## (segue(?: [a-z-]+)*)$", (DOCS / "commands.md").read_text(), re.MULTILINE)
