@@ -87,9 +87,9 @@ def rules() -> str:
     words = [
         "# Rules",
         "",
-        "What [`segue lint`](lint.md) looks for. `segue explain RULE` says the same in the terminal. Locks and times are",
-        "[what was measured](locks.md); the cases of each are tried on a real server, where one can show it. Written by",
-        "`python docs/write.py rules`; a test compares.",
+        "What [`segue lint`](lint.md) looks for. `segue explain RULE` says the same in the terminal. Locks and times",
+        "are [what was measured](locks.md); the cases of each are tried on a real server, where one can show it. Written",
+        "by `python docs/write.py rules`; a test compares.",
         "",
     ]
     for name, rule in sorted(found().items()):
