@@ -88,7 +88,7 @@ def rules() -> str:
         "# Rules",
         "",
         "What [`segue lint`](lint.md) looks for. `segue explain RULE` says the same in the terminal. Locks and times",
-        "are [what was measured](locks.md); the cases of each are tried on a real server, where one can show it. Written",
+        "are [what was measured](locks.md); the cases of each are tried on a real server. Written",
         "by `python docs/write.py rules`; a test compares.",
         "",
     ]
