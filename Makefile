@@ -25,11 +25,12 @@ demo: $(READY) ## Run a real migration under live traffic and prove that nothing
 test: $(READY) servers ## Run the tests, with the servers they need; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses 2 --dist worksteal)
 
-check: $(READY) ## Check format, lint, types and the layers of imports
+check: $(READY) ## Check format, lint, types, the layers of imports, and the store's migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/segue lint --fail-on warning src/segue/store/migrations/versions
 
 format: $(READY) ## Format the code and fix what can be fixed by itself
 	$(BIN)/ruff check --fix-only .

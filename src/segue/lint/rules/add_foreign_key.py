@@ -27,7 +27,9 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
         f"ALTER TABLE {change.table} ADD CONSTRAINT {name} FOREIGN KEY ({', '.join(item.columns)}) REFERENCES "
         f"{item.refers} NOT VALID; then, in another transaction, ALTER TABLE {change.table} VALIDATE CONSTRAINT {name}"
     )
-    if not change.inline:
+    if item.refers.removeprefix("public.") == change.table.removeprefix("public."):
+        message = f"{change.table} is read from end to end while writes to it wait"
+    elif not change.inline:
         message = f"both are read from end to end while writes to {change.table} and to {item.refers} wait"
     elif change.form == "add-column-references-default":
         message = (
