@@ -47,7 +47,10 @@ class Table:
         return next((item for item in self.constraints if item.name == name), None)
 
     def proven(self, column: str) -> bool:
-        """Return whether a valid constraint proves that the column holds no NULL."""
+        """Return whether the column's own NOT NULL, or a valid constraint, proves that it holds no NULL."""
+        known = self.columns.get(column)
+        if known is not None and (known.not_null or known.serial or known.identity):
+            return True
         return any(
             not item.not_valid
             and item.enforced
@@ -138,9 +141,12 @@ class History:
         if change.value is not None:
             scope[name] = change.value
         elif name:
-            scope.pop(name, None)
+            # RESET ends what SET LOCAL said too.
+            self.settings.pop(name, None)
+            self.local.pop(name, None)
         else:  # RESET ALL
             self.settings.clear()
+            self.local.clear()
 
     def _known(self, name: str) -> Table:
         return self.tables.setdefault(plain(name), Table(plain(name)))
@@ -160,7 +166,12 @@ class History:
         elif isinstance(change, to.AddColumn | to.AlterType):
             self._known(change.table).columns[change.column.name] = change.column
         elif isinstance(change, to.DropColumn):
-            self._known(change.table).columns.pop(change.column, None)
+            table = self._known(change.table)
+            table.columns.pop(change.column, None)
+            # The server drops with a column whatever it is part of.
+            table.constraints = [item for item in table.constraints if change.column not in item.columns]
+        elif isinstance(change, to.SetNotNull | to.DropNotNull):
+            self._null(change)
         elif isinstance(change, to.AddConstraint):
             self._known(change.table).constraints.append(change.constraint)
         elif isinstance(change, to.ValidateConstraint | to.DropConstraint):
@@ -180,6 +191,18 @@ class History:
             for item in table.constraints
             if valid or item.name != change.name
         ]
+
+    def _null(self, change: to.SetNotNull | to.DropNotNull) -> None:
+        from dataclasses import replace
+
+        table, name = self._known(change.table), change.column
+        kept = [item for item in table.constraints if item.kind != "not null" or item.columns != (name,)]
+        holds = isinstance(change, to.SetNotNull)
+        if name in table.columns:
+            table.columns[name] = replace(table.columns[name], not_null=holds)
+        elif holds:
+            kept.append(to.Constraint(kind="not null", columns=(name,)))
+        table.constraints = kept
 
     def _names(self, change: Change) -> None:
         if isinstance(change, to.DropObject):
