@@ -128,6 +128,11 @@ class KeyedWork(ABC):
             self._connection, self.effect, self.lease, self.lost, lambda: self.progress(loose=True)
         )
 
+    @property
+    def _reading(self) -> psycopg.Connection[Any]:
+        """Return the session by which the walked table is looked at."""
+        return self._connection
+
     @abstractmethod
     def statement(self, cut: Cut) -> sql.Composable:
         """Return the statement that does a range."""
@@ -166,7 +171,8 @@ class KeyedWork(ABC):
         query = sql.SQL("select {} from {} as r order by {} limit 1").format(
             self._key_text(), self.table, self._order(descending=True)
         )
-        last = self._connection.execute(query).fetchone()
+        with self._telling(self._reading):
+            last = self._reading.execute(query).fetchone()
         with self._connection.transaction():
             check_fence(self._connection, self.lease.execution, self.lease.fence)
             history.write(
@@ -268,10 +274,8 @@ class KeyedWork(ABC):
 
         The statistics alone would say nothing for a table that was never analysed, or of its partitions.
         """
-        with self._telling(self._connection):
-            row = self._connection.execute(
-                sql.SQL("explain (format json) select from {}").format(self.table)
-            ).fetchone()
+        with self._telling(self._reading):
+            row = self._reading.execute(sql.SQL("explain (format json) select from {}").format(self.table)).fetchone()
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
     def progress(
@@ -302,8 +306,8 @@ class KeyedWork(ABC):
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None = None) -> Cut | None:
         """Return the next range, found by a walk of `size` entries of the key's index."""
-        with self._telling(self._connection):
-            return self.cut_in(self._connection, after, size, until)
+        with self._telling(self._reading):
+            return self.cut_in(self._reading, after, size, until)
 
     def cut_in(
         self,

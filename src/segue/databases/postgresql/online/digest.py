@@ -1,10 +1,4 @@
-"""Reduces rows to numbers: one for each row, from all of its values, and a sum over many rows.
-
-A row's number must differ whenever the row does. A hash of PostgreSQL's is good for that only where values that are
-equal are the same, and where it looks at every bit; else what is hashed is the value's text, under pinned settings.
-The server's own hash of a whole row is not used: it adds the hashes of the columns up, so that in a sum over rows two
-values that were swapped between rows would go unnoticed, and it sees half the bits of a bigint.
-"""
+"""How the columns of a change are compared: the destination's with expressions over the source's."""
 
 from __future__ import annotations
 
@@ -13,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from segue.databases.postgresql import digests
 from segue.databases.postgresql.online.wording import comma
 from segue.errors import StepFailed
 
@@ -25,67 +20,8 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
-HASH, TEXT = "hash", "text"
 #: What the destination is called where its rows are reduced; the source is called by its name.
 INTO = "segue_into"
-
-# Types of pg_catalog of which equal values are the same, with a hash of theirs that sees every bit.
-_HASHES = {
-    "bool": "pg_catalog.hashint4extended({value}::pg_catalog.int4, {seed})",
-    "int2": "pg_catalog.hashint2extended({value}, {seed})",
-    "int4": "pg_catalog.hashint4extended({value}, {seed})",
-    # This hash folds the two halves into one; with the value beside it nothing is lost.
-    "int8": "(pg_catalog.hashint8extended({value}, {seed}) # {value})",
-    "oid": "pg_catalog.hashoidextended({value}, {seed})",
-    "char": "pg_catalog.hashcharextended({value}, {seed})",
-    "name": 'pg_catalog.hashnameextended({value} collate "C", {seed})',
-    "text": 'pg_catalog.hashtextextended({value} collate "C", {seed})',
-    "varchar": 'pg_catalog.hashtextextended({value} collate "C", {seed})',
-    "uuid": "pg_catalog.uuid_hash_extended({value}, {seed})",
-    "inet": "pg_catalog.hashinetextended({value}, {seed})",
-    "cidr": "pg_catalog.hashinetextended({value}, {seed})",
-    "macaddr": "pg_catalog.hashmacaddrextended({value}, {seed})",
-    "macaddr8": "pg_catalog.hashmacaddr8extended({value}, {seed})",
-    # Of these only a row's hash can be had; that of a row of one column is the column's.
-    "bytea": "nullif(pg_catalog.hash_record_extended(row({value}), {seed}), 0)",
-    "date": "nullif(pg_catalog.hash_record_extended(row({value}), {seed}), 0)",
-}
-_ENUM = "pg_catalog.hashenumextended({value}, {seed})"
-_TEXT = 'pg_catalog.hashtextextended({value}::pg_catalog.text collate "C", {seed})'
-# Where a cast to text is a function, it may drop what the value's own text has: blanks at the end of a char(n).
-_OUTPUT = 'pg_catalog.hashtextextended(pg_catalog.textin({output}({value})) collate "C", {seed})'
-
-_COARSE = ("numeric", "float4", "float8", "interval", "jsonb", "bpchar")
-_HALF = ("timestamp", "timestamptz", "time", "timetz", "money", "pg_lsn", "xid8")
-
-_COLUMNS = """
-with recursive base as (
-    select a.attname, a.atttypid as type, a.atttypid as given, a.attcollation
-    from pg_catalog.pg_attribute as a
-    join pg_catalog.pg_class as c on c.oid = a.attrelid
-    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-    where n.nspname = %(schema)s and c.relname = %(name)s and a.attnum > 0 and not a.attisdropped
-    union all
-    select b.attname, t.typbasetype, b.given, b.attcollation
-    from base as b join pg_catalog.pg_type as t on t.oid = b.type where t.typtype = 'd'
-)
-select b.attname, t.typname, t.typnamespace = 'pg_catalog'::regnamespace, t.typtype::text,
-    t.typtype = 'b' and t.typelem <> 0 and t.typlen = -1 and t.typcategory = 'A',
-    b.type <> b.given, pg_catalog.format_type(t.oid, null), t.typoutput::regproc::text,
-    coalesce((select o.collisdeterministic from pg_catalog.pg_collation as o where o.oid = b.attcollation), true),
-    exists (
-        select from pg_catalog.pg_cast as k
-        where k.castsource = t.oid and k.casttarget = 'text'::regtype and k.castmethod = 'f'
-    ),
-    exists (
-        select from pg_catalog.pg_opclass as o
-        join pg_catalog.pg_am as m on m.oid = o.opcmethod and m.amname = 'hash'
-        join pg_catalog.pg_amproc as p on p.amprocfamily = o.opcfamily and p.amprocnum = 2
-            and p.amproclefttype = o.opcintype
-        where o.opcintype = t.oid and o.opcdefault
-    )
-from base as b join pg_catalog.pg_type as t on t.oid = b.type and t.typtype <> 'd'
-"""
 
 # What the server computes from other columns is the same on both sides where these are, in the same types.
 _GENERATED = """
@@ -109,24 +45,12 @@ where n.nspname = %(schema)s and c.relname = %(name)s and a.attgenerated <> '' a
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """How a column is compared: by the hash of its values, or of their text, and then why."""
-
-    how: str
-    why: str = ""
-
-    def __str__(self) -> str:
-        """Return it as the record of a comparison has it."""
-        return f"{self.how} ({self.why})" if self.why else self.how
-
-
-@dataclass(frozen=True, slots=True)
 class Compared:
     """A column of the destination, and what it is compared with: an expression over the source's columns."""
 
     into: str
     expression: str
-    method: Method
+    method: digests.Method
     form: str
     seed: int
     missing: int
@@ -141,7 +65,8 @@ class Compared:
     def hash(self, side: str) -> sql.Composable:
         """Return 64 bits that say what the value is on a side, NULL included."""
         return sql.SQL("coalesce({}, {})").format(
-            sql.SQL(self.form).format(value=self.value(side), seed=_number(self.seed)), _number(self.missing)
+            sql.SQL(self.form).format(value=self.value(side), seed=digests.number(self.seed)),
+            digests.number(self.missing),
         )
 
 
@@ -151,8 +76,7 @@ def compared(connection: Connection, flow: Flow) -> tuple[Compared, ...]:
     Generated columns are, where both sides compute them alike from columns that are alike. Raises StepFailed when the
     destination lacks a column.
     """
-    where = {"schema": flow.into.schema_name, "name": flow.into.name}
-    known = {row[0]: _form(*row[1:]) for row in connection.execute(_COLUMNS.encode(), where)}
+    known = digests.forms(connection, flow.into.schema_name, flow.into.name)
     # The assignment to an array cuts and pads each element as its type says; the expression has not done that yet.
     wanted = [
         (column.into, f"({column.expression}\n)::{column.type}" if column.type.endswith("]") else column.expression)
@@ -166,7 +90,9 @@ def compared(connection: Connection, flow: Flow) -> tuple[Compared, ...]:
                 f'table {flow.into} has no column "{name}" any more', hint="somebody has altered it: begin anew"
             )
         method, form = known[name]
-        found.append(Compared(name, expression, method, form, _constant(2 * number), _constant(2 * number + 1)))
+        found.append(
+            Compared(name, expression, method, form, digests.constant(2 * number), digests.constant(2 * number + 1))
+        )
     return tuple(found)
 
 
@@ -181,62 +107,9 @@ def row_hash(columns: Sequence[Compared], side: str) -> sql.Composed:
     return sql.SQL(" # ").join(column.hash(side) for column in columns)
 
 
-def total(row: sql.Composable, table: sql.Composable, where: sql.Composable) -> sql.Composed:
-    """Return a query of one row: how many rows a condition holds for, and the sum of what they are.
-
-    `row` is what `row_hash` returns for a side, `table` the side as FROM wants it: the destination called `segue_into`,
-    the source by its name.
-    """
-    # Each row once more through the hash: a sum of what the columns are would not notice values that were swapped
-    # between rows. OFFSET keeps the number from being computed twice.
-    return sql.SQL(
-        "select count(*) as segue_rows, coalesce(sum(pg_catalog.hashint8extended(segue_hash, {}) # segue_hash), 0) "
-        "as segue_digest from (select {} as segue_hash from {} where {} offset 0) as segue_hashed"
-    ).format(_number(_constant(1)), row, table, where)
-
-
 def hashes(columns: Sequence[Compared], side: str) -> sql.Composed:
     """Return the columns' own hashes as an array, to see which of them differ."""
     return sql.SQL("array[{}]").format(comma(column.hash(side) for column in columns))
-
-
-def _form(
-    base: str,
-    builtin: bool,
-    kind: str,
-    array: bool,
-    domain: bool,
-    name: str,
-    output: str,
-    deterministic: bool,
-    cast: bool,
-    hashed: bool,
-) -> tuple[Method, str]:
-    """Return how values of a type are hashed, with `value` and `seed` to be filled in."""
-    value = "({value})::" + name.replace("{", "{{").replace("}", "}}") if domain else "{value}"
-    exact = _ENUM if kind == "e" else _HASHES.get(base) if builtin else None
-    if builtin and exact is None and base.startswith("reg"):
-        value, exact = f"({value})::pg_catalog.oid", _HASHES["oid"]
-    if exact is not None and deterministic:
-        return Method(HASH), exact.replace("{value}", value)
-    if not deterministic:
-        why = "its collation finds different values equal"
-    elif array:
-        why = "the hash of an array leaves its shape out"
-    elif kind in ("c", "r", "m"):
-        why = "it is made up of parts"
-    elif builtin and base in _HALF:
-        why = f"the hash of {name} leaves half of it out"
-    elif hashed and (builtin and base in _COARSE):
-        why = f"equal values of {name} may differ"
-    elif hashed:
-        why = f"equal values of {name} may not be the same"
-    else:
-        why = f"{name} has no hash"
-    form = _TEXT.replace("{value}", value)
-    if cast and base not in ("text", "varchar", "name"):
-        form = _OUTPUT.replace("{output}", output.replace("{", "{{").replace("}", "}}")).replace("{value}", value)
-    return Method(TEXT, why), form
 
 
 def _generated(connection: Connection, flow: Flow) -> list[str]:
@@ -256,16 +129,3 @@ def _generated(connection: Connection, flow: Flow) -> list[str]:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _number(value: int) -> sql.SQL:
-    return sql.SQL(f"'{value}'::pg_catalog.int8")
-
-
-def _constant(number: int) -> int:
-    """Return 64 bits that have nothing in common with those of another number (splitmix64)."""
-    bits = (number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    bits ^= bits >> 31
-    return bits - (1 << 64) if bits >> 63 else bits

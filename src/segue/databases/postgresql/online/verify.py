@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from segue import clock
+from segue.databases.postgresql import digests
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.online import digest
 from segue.databases.postgresql.online.blueprint import KeyColumn
@@ -305,7 +306,7 @@ class Phrases:
                 self.names, self._touched, self.range("log", of)
             )
         sides = [
-            sql.SQL("({})").format(digest.total(self._hash[side], self.table(side), self.where(side, of, standing)))
+            sql.SQL("({})").format(digests.total(self._hash[side], self.table(side), self.where(side, of, standing)))
             for side in ("source", "into")
         ]
         return sql.SQL("select {}, o.*, n.* from {} as o, {} as n").format(skipped, *sides)
