@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fix_crash import EVERY, Crasher, came_up, kept, places
 from fix_shops import Shops
-from fix_targets import rows
+from fix_targets import rows, run_sql
 from fix_transfers import fill_old
 
 PLAN = """
@@ -65,13 +65,22 @@ def test_job_killed_at_each_point_ends_in_the_same_state(
     assert run["status"] == 0, run["output"]
     expected, recorded = state(whole), rows(store_url, STORED, "whole")
     assert recorded == [("completed", 3000, 2987, 13, 0, 13, 2987, 13)]
+    # Every other time the source is in another database.
+    brought = plan.with_name("bring.yaml")
+    brought.write_text(
+        PLAN.replace("plan: move", "plan: bring").replace("source: old", "source: old\n    source_env: past")
+    )
+    target("past")
     ours = ("chunk-", "batch-", "job-", "mark-", "work-")
     wanted = places(run["points"], lambda point: point.startswith(ours), every=every)
     for number, place in enumerate(wanted if every else wanted[::2]):
         url = target(name := f"shop-{number}")
-        if not came_up(crasher("run", plan, "--env", name, kill=place), place):
+        file = plan if number % 2 else brought
+        if file is brought:
+            run_sql(url, "DROP TABLE old")
+        if not came_up(crasher("run", file, "--env", name, kill=place), place):
             continue
-        again = crasher("run", plan, "--env", name)
+        again = crasher("run", file, "--env", name)
         assert (again["status"], state(url)) == (0, expected), (place, again["output"])
         assert rows(store_url, STORED, name) == recorded, place
 

@@ -38,6 +38,7 @@ TABLES = (
     "create table kind (name text primary key)",
     "insert into kind values ('a'), ('b')",
     "create table account (id int primary key, kind text not null, n int not null default 0, label text)",
+    "create table moved (plan text, id int, label text not null, primary key (plan, id))",
     "create table written (id int primary key, times bigint not null default 0)",
     "insert into written select g, 0 from generate_series(1, 3) g",
 )
@@ -61,6 +62,17 @@ steps:
     workers: 4
     reverse:
       set: {n: n - 1}
+  - name: move
+    kind: data-job
+    needs: [count-up]
+    source: account
+    target: moved
+    set: {plan: "'NAME'", id: id, label: kind}
+    checks: {fits: id % 500 <> 13}
+    continue_on_error: true
+    batch: {size: 50, max: 50}
+    pause: PAUSE
+    workers: 4
   - name: index
     kind: sql
     needs: [fill]
@@ -73,7 +85,7 @@ steps:
     reverse: ALTER TABLE account DROP CONSTRAINT account_kind_NAME
   - name: keep
     kind: sql
-    needs: [promise, index]
+    needs: [promise, index, move]
     sql: ALTER TABLE account VALIDATE CONSTRAINT account_kind_NAME
     reverse: SELECT 1
   - name: count-again
@@ -351,8 +363,14 @@ class Site:
             steps = ("count-up", "index", "promise", "keep", "count-again")
             assert sorted(rows(url, done)) == sorted((execution, step) for execution in here for step in steps)
             assert value(url, "select count(*) from segue.history where state <> 'done'") == 0
-            chunks = rows(url, "select execution, sum(rows) from segue.chunk group by 1")
-            assert sorted(chunks) == sorted((execution, self.size) for execution in here)
+            bad = sum(number % 500 == 13 for number in range(1, self.size + 1))
+            chunks = rows(url, "select execution, step, sum(rows) from segue.chunk group by 1, 2")
+            whole = [(execution, "fill", self.size) for execution in here]
+            assert sorted(chunks) == sorted(whole + [(execution, "move", self.size - bad) for execution in here])
+            assert rows(url, "select count(*) from moved") == [(count * (self.size - bad),)]
+            assert rows(url, "select count(*), bool_and(key[1]::int % 500 = 13) from segue.rejected") == [
+                (count * bad, True)
+            ]
             assert value(url, "select count(*) from pg_index where not indisvalid") == 0
             kept = "select count(*) from pg_constraint where contype = 'f' and convalidated"
             assert value(url, kept) == count
@@ -388,7 +406,7 @@ def build_index_of(site: Site, name: str) -> bool:
 
 
 def test_two_workers_come_through_a_kill_cuts_and_restarts(new_site: Callable[[int, str], Site]) -> None:
-    site = new_site(4000, "60ms")
+    site = new_site(2500, "50ms")
     for name in ("one", "two"):
         site.target(name)
         site.start(f"worker-{name}")
@@ -400,7 +418,7 @@ def test_two_workers_come_through_a_kill_cuts_and_restarts(new_site: Callable[[i
     site.cut("target")
     site.restart("store")
     site.restart("target")
-    site.wait(60)
+    site.wait(120)
     site.stop()
     site.judge()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from fix_spaces import SmallSpace
 from fix_targets import Open, rows, run_sql, value
 from fix_transfers import CENTS, fill_old, job, rejected
 
@@ -182,3 +185,21 @@ def test_row_that_others_refer_to_stops_the_rollback(database: str, open_target:
     with pytest.raises(StepFailed, match="violates foreign key constraint"):
         job(target, direction=BACKWARD)
     assert value(database, "SELECT count(*) FROM new") == 100
+
+
+def test_full_disk_stops_the_job_which_goes_on_when_there_is_room(
+    database: str, open_target: Open, small_space: Callable[..., SmallSpace]
+) -> None:
+    space = small_space(2)
+    fill_old(database, 40_000, 20_000)
+    run_sql(database, f"ALTER TABLE new SET TABLESPACE {space.name}")
+    target = open_target(database)
+    with pytest.raises(StepFailed, match=r"No space left on device \(SQLSTATE 53100\)"):
+        job(target, continue_on_error=True)
+    # No row is at fault for it.
+    assert [key for key, _ in rejected(database)] in ([], [20_000])
+    space.grow(30)
+    job(target, continue_on_error=True)
+    assert [key for key, _ in rejected(database)] == [20_000, 40_000]
+    assert value(database, "SELECT count(*) FROM new") == 39_998
+    run_sql(database, "DROP TABLE new")

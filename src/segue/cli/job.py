@@ -63,6 +63,12 @@ def create(
     name: Name,
     source: Annotated[str, typer.Option("--from", help="The table that is read.", show_default=False)],
     target: Annotated[str, typer.Option("--to", help="The table that is written.", show_default=False)],
+    source_env: Annotated[
+        str | None,
+        typer.Option(
+            "--from-env", help="The environment that the source is in.", show_default="the one that the job runs on"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="COLUMN=EXPRESSION in SQL; repeatable. Others keep their name.", show_default=False),
@@ -110,11 +116,13 @@ def create(
 
     Examples:
         segue job create orders-to-sales --from orders --to sales --set "cents=(total * 100)::bigint"
+        segue job create people --from users --from-env old --to people
         segue job create people --from users --to people --check "adult=age >= 18" --continue-on-error
         segue job create people --from users --to people --lookup "c=country ON code = users.code" --set place=c.id
     """
     fields: dict[str, Any] = {
         "source": source,
+        "source_env": source_env,
         "target": target,
         "set": _pairs(set_, "--set"),
         "columns": columns or None,

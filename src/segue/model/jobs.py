@@ -28,7 +28,8 @@ class JobSpec:
     `assignments`: expressions by column of the target; `columns`: the columns to fill, None for those assigned and
     those that the source has under the same name. `checks`: conditions by name that each row must fulfil. `conflict`:
     the columns of the key by which a row counts as there, none for the primary key. `most_errors`: with more rejected
-    rows than this the job stops; `longest`: seconds that a statement may take.
+    rows than this the job stops; `longest`: seconds that a statement may take. `environment`: where the source is, if
+    not in the target's database.
     """
 
     source: str
@@ -44,6 +45,7 @@ class JobSpec:
     most_errors: int = 10_000
     longest: float = 20.0
     reverse: str | None = None  # delete, nothing; None: delete where that is safe
+    environment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -408,6 +408,7 @@ def _job(store: Store, settings: Settings, parts: Parts, identity: str) -> Itera
     kind: Any = parts.steps[KIND]
     holder = f"{settings.user}@{socket.gethostname()} pid {os.getpid()}"
     target = parts.database(url).open_target(url, execution=key.execution, holder=holder, schema=schema)
+    target.places = environments.places(store, settings)
     try:
         yield target.data_job(key, kind.spec(params))
     finally:

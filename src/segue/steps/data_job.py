@@ -41,6 +41,9 @@ class DataJobParams(StepFields):
 
     kind: Literal["data-job"] = "data-job"
     source: str = Field(min_length=1, description="The table that is read, as SQL writes it.")
+    source_env: str | None = Field(
+        default=None, min_length=1, description="The environment that the source is in, if not in the target's."
+    )
     target: str = Field(min_length=1, description="The table that is written.")
     set: Expressions = Field(
         default_factory=dict,
@@ -161,6 +164,7 @@ class DataJobStep:
             most_errors=params.max_errors,
             longest=params.row_timeout,
             reverse=params.reverse,
+            environment=params.source_env,
         )
 
     def _walk(self, run: StepRun) -> None:

@@ -1,26 +1,28 @@
-"""A data job between two tables of one database: what is done with its rows, and at its end."""
+"""A data job from one table to another: what is done with its rows, and at its end."""
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from segue.databases.postgresql.jobs.resolving import Resolver
 from segue.databases.postgresql.jobs.work import JobWork
-from segue.databases.postgresql.jobs.writing import JobWriter
+from segue.databases.postgresql.jobs.writing import ImportWriter, JobWriter
 from segue.databases.postgresql.lease import check_fence
 from segue.errors import InvalidInput
 from segue.model.jobs import RowError
 from segue.ports import FORWARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import psycopg
 
     from segue.databases.postgresql.rows import Writer
+    from segue.ports import ChunkWriter
 
 _REJECTED = """
 select id, key, error_type, message, batch, sqlstate, stack, source, target, occurred_at, resolution, note, resolved_by,
@@ -42,7 +44,19 @@ class PostgresJob(JobWork):
 
     def writer(self, connection: psycopg.Connection[Any], owner: str) -> Writer:
         """Return the writer of a labourer."""
+        if self.importing is not None:
+            return ImportWriter(self, self.importing, connection, owner)
         return JobWriter(self, connection, owner)
+
+    @contextmanager
+    def open(self, owner: str) -> Iterator[ChunkWriter]:
+        """Open one labourer's sessions."""
+        with super().open(owner) as writer:
+            try:
+                yield writer
+            finally:
+                if isinstance(writer, ImportWriter):
+                    writer.close()
 
     # -- rejected rows
 

@@ -69,6 +69,7 @@ class Resolver:
         try:
             with self._open(connection, key) as before:
                 connection.execute("set constraints all immediate")
+                self._work.bring(connection, key)
                 rows = connection.execute(put.as_string(connection).encode()).rowcount
                 if not rows and self._rejected_anew(connection, key, before):
                     return False

@@ -70,6 +70,15 @@ class Table:
     oid: int
     columns: dict[str, Column]
     keys: tuple[Key, ...]
+    #: Where its rows are found by statements, if not under its own name.
+    staged: sql.Identifier | None = None
+
+    @property
+    def origin(self) -> sql.Composable:
+        """Return it as a FROM names it; it is called by its own name there."""
+        if self.staged is None:
+            return self.identifier
+        return sql.SQL("{} as {}").format(self.staged, sql.Identifier(self.name))
 
     @property
     def identifier(self) -> sql.Identifier:

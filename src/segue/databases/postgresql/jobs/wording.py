@@ -81,7 +81,7 @@ class Wording:
         parts: list[sql.Composable] = [sql.SQL(" from ")]
         if first is not None:
             parts += [first, sql.SQL(" cross join ")]
-        parts.append(self.source.identifier)
+        parts.append(self.source.origin)
         for lookup, table in self._lookups:
             parts.append(
                 sql.SQL("\n{} join {} as {} on {}").format(
@@ -280,7 +280,7 @@ class Wording:
                 target,
                 sql.Literal(stopped),
                 sql.Composed([first, sql.SQL(" cross join ")]) if first is not None else sql.SQL(""),
-                self.source.identifier,
+                self.source.origin,
                 condition,
             )
         )

@@ -1,24 +1,23 @@
-"""A data job between two tables of one database, as work along the source's key."""
+"""A data job from one table to another, as work along the source's key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from segue.databases.postgresql.jobs import tables
+from segue.databases.postgresql.jobs.importing import Import, open_far
 from segue.databases.postgresql.jobs.wording import Wording
 from segue.databases.postgresql.lease import Lease, Tenure
 from segue.databases.postgresql.rows import KeyedWork
 from segue.errors import PrivilegeMissing, StepRefused
 from segue.model.jobs import JobSpec
 from segue.ports import FORWARD, Cut, EffectKey
-
-if TYPE_CHECKING:
-    pass
 
 _PINS = {
     # The progress stands in the same transaction: a crash loses both or neither.
@@ -43,18 +42,46 @@ class JobWork(KeyedWork):
         schema: str,
         key: EffectKey,
         spec: JobSpec,
+        source_url: str | None = None,
     ) -> None:
-        """Look at the tables and refuse what could not work; nothing is moved yet."""
+        """Look at the tables and refuse what could not work; nothing is moved yet.
+
+        `source_url`: where the source is, if not in the target's database.
+        """
         super().__init__(connection, url, lease, schema, key, f'the job from "{spec.source}" to "{spec.target}"')
         self.spec = spec
-        source = tables.table_of(connection, spec.source, "source")
+        self.importing: Import | None = None
+        self._far: psycopg.Connection[Any] | None = None
+        if source_url is not None:
+            self._far = open_far(source_url, schema, lease.application)
+        try:
+            self._prepare(connection, lease, schema, key, spec, source_url)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(
+        self,
+        connection: psycopg.Connection[Any],
+        lease: Tenure,
+        schema: str,
+        key: EffectKey,
+        spec: JobSpec,
+        source_url: str | None,
+    ) -> None:
+        source = tables.table_of(self._reading, spec.source, "source")
         target = tables.table_of(connection, spec.target, "target")
-        if source.oid == target.oid:
+        if source_url is None and source.oid == target.oid:
             raise StepRefused(
                 f'source and target of the job are the same table "{spec.target}"',
                 hint="a step of the kind `backfill` fills columns of a table where they are",
             )
         walked = tables.source_key(source)
+        if source_url is not None:
+            self.importing = Import(source_url, schema, lease.application, source, connection)
+            self.importing.check_key(walked, self._reading, connection)
+            self.importing.stage(connection)
+            source = self.importing.staged
         columns = tables.columns_of(spec, source, target)
         lookups = [(lookup, tables.lookup_of(connection, lookup)) for lookup in spec.lookups]
         conflict = tables.conflict_key(spec, target, columns)
@@ -126,6 +153,31 @@ class JobWork(KeyedWork):
                     hint=error.diag.message_hint or "a check is a condition on the source's row",
                 ) from error
 
+    # -- a source elsewhere
+
+    @property
+    def _reading(self) -> psycopg.Connection[Any]:
+        return self._far or self._connection
+
+    @contextmanager
+    def _telling(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
+        if self.importing is not None and connection is self._far:
+            with self.importing.telling(connection):
+                yield
+        else:
+            with super()._telling(connection):
+                yield
+
+    def bring(self, connection: psycopg.Connection[Any], key: Sequence[str]) -> None:
+        """Have a row of the source at hand in the transaction of a session, where it is not there anyway."""
+        if self.importing is not None and self._far is not None:
+            self.importing.bring(self._far, connection, self.holds(key))
+
+    def close(self) -> None:
+        """End the session on the source."""
+        if self._far is not None:
+            self._far.close()
+
     # -- as work
 
     def statement(self, cut: Cut) -> sql.Composable:
@@ -169,7 +221,7 @@ class JobWork(KeyedWork):
         return sql.SQL("select row_number() over (order by {}), {} from {} where {}").format(
             sql.SQL(", ").join(self._columns(self._name)),
             sql.SQL(", ").join(sql.Identifier(self._name, name) for name in self.key),
-            self.table,
+            self.wording.source.origin,
             self.keys_of(cut),
         )
 

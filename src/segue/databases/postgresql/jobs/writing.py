@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from segue.ports import FORWARD, BatchLost, ChunkTooSlow, Cut
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from segue.databases.postgresql.jobs.importing import Import
     from segue.databases.postgresql.jobs.work import JobWork
     from segue.ports import Batch
 
@@ -111,6 +113,9 @@ class JobWriter(Writer):
         self.commit(self.call("record", batch.number, *bounds, 0, 1, cut.keys, rows, last, fits))
         journal.point("chunk-committed")
 
+    def _bring(self, condition: sql.Composable) -> None:
+        """Have rows of the source at hand in this transaction: they are in this database."""
+
     def _pieces(self, cut: Cut) -> Iterator[Cut]:
         """Cut a range so small that a row in it can be found; the pieces come one after the other, without a hole."""
         rest: Cut | None = cut
@@ -188,6 +193,7 @@ class JobWriter(Writer):
         values = (*map(sql.Literal, (kind, state, message, stack)), sql.SQL("{}::jsonb").format(sql.Literal(target)))
         with self._connection.transaction():
             check_fence(self._connection, work.lease.execution, work.lease.fence)
+            self._bring(work.holds(key))
             self._connection.execute(
                 work.wording.reject_found(work.holds(key), None, None, values, stopped=True)
                 .as_string(self._connection)
@@ -215,3 +221,49 @@ class JobWriter(Writer):
                 details=[line for line in (error.diag.message_detail,) if line],
                 hint="the batch was rolled back; correct the cause and start again",
             ) from error
+
+
+class ImportWriter(JobWriter):
+    """A labourer of a job whose source is in another database: it brings each range before it does it."""
+
+    def __init__(self, work: JobWork, importing: Import, connection: psycopg.Connection[Any], owner: str) -> None:
+        super().__init__(work, connection, owner)
+        self._importing = importing
+        self._wanted: sql.Composable = sql.SQL("false")
+        importing.stage(connection)
+        self._sessions = ExitStack()
+        self._far = self._sessions.enter_context(importing.session())
+
+    def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
+        """Cut where the source is."""
+        with self._importing.telling(self._far):
+            return self._work.cut_in(self._far, after, size, until)
+
+    def write_all(self, batches: Sequence[Batch]) -> bool:
+        """Do batches one by one: each is brought by itself."""
+        return False
+
+    def begin(self, batches: Sequence[Batch], statements: Sequence[sql.Composable]) -> list[int]:
+        """Begin a transaction, bring the rows that are wanted, and run statements."""
+        super().begin(batches, [])
+        self._bring(self._wanted)
+        cursor = self._connection.execute(sql.SQL(";\n").join(statements))
+        rows = [cursor.rowcount]
+        while cursor.nextset():
+            rows.append(cursor.rowcount)
+        return rows[-len(batches) :]
+
+    def close(self) -> None:
+        """End the session on the source."""
+        self._sessions.close()
+
+    def _put(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
+        self._wanted = self._work.keys_of(cut)
+        super()._put(batch, cut, last=last, fits=fits)
+
+    def _sift(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
+        self._wanted = self._work.keys_of(cut)
+        super()._sift(batch, cut, last=last, fits=fits)
+
+    def _bring(self, condition: sql.Composable) -> None:
+        self._importing.bring(self._far, self._connection, condition)
