@@ -2,7 +2,9 @@
 
 A case of `cases/<rule>.yaml`: `bad` or `good`, the text; `says` and `safe`, parts of the finding; `line`, where it is;
 `before`, the text of an earlier file; `versions`, the majors it is judged for; `in_transaction`, as the option says;
-`given`, what the server needs beside world.sql; `server: false`, not to be tried on a server (say why).
+`new_tables: false`, not asked about those;
+`given`, what the server needs beside world.sql; `server: false`, not to be tried on a server (say why);
+`mended: false`, not to be mended by `--fix` (say why).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from psycopg import sql
 
 from segue.databases.postgresql import forms
 from segue.databases.postgresql.changes import read
+from segue.databases.postgresql.safe_forms import Forms
 from segue.embedded import Cluster
 from segue.lint.judging import Judge
 from segue.lint.rule import Wanted
@@ -44,8 +47,8 @@ def load() -> list[Any]:
 
 def judged(rule: str, case: dict[str, Any], version: int | None) -> list[Finding]:
     """Return what one rule says about a case."""
-    wanted = Wanted(version, case.get("in_transaction", False))
-    judge = Judge([rules()[rule]], lambda form, major: forms.form(form).on(major or forms.NEWEST), wanted)
+    wanted = Wanted(version, case.get("in_transaction", False), new_tables=case.get("new_tables", True))
+    judge = Judge([rules()[rule]], lambda form, major: forms.form(form).on(major or forms.NEWEST), wanted, Forms())
     if "before" in case:
         judge.judge("before.sql", case["before"], read(case["before"]))
     text = case.get("bad") or case["good"]
@@ -78,6 +81,14 @@ def test_every_rule_finds_its_own_bad_example_and_not_its_good_one(name: str) ->
     rule = rules()[name]
     assert judged(name, {"before": rule.before, "bad": rule.bad}, None)
     assert not judged(name, {"before": rule.before, "good": rule.good}, None)
+
+
+def test_foreign_keys_of_one_transaction_wait_for_a_parent_once() -> None:
+    text = "CREATE TABLE a (id bigint REFERENCES orders); CREATE TABLE b (id bigint REFERENCES orders);"
+    alone, together = (
+        judged("create-table-foreign-key", {"bad": text, "in_transaction": inside}, None) for inside in (False, True)
+    )
+    assert (len(alone), len(together)) == (2, 1)
 
 
 # -- on a real server -------------------------------------------------------------------------------------------------

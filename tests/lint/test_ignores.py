@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 
 from segue.databases.postgresql import changes, forms
+from segue.databases.postgresql.safe_forms import Forms
 from segue.lint.rule import Facts, Wanted
 from segue.lint.rules import rules
 from segue.lint.running import run
@@ -21,6 +22,7 @@ class PostgreSQL:
 
     read = staticmethod(changes.read)
     comments = staticmethod(changes.comments)
+    forms = Forms()
 
     def measured(self, form: str, version: int | None) -> Facts:
         return forms.form(form).on(version or forms.NEWEST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,13 @@ def test_other_encodings_are_read_and_said(raw: bytes, note: str) -> None:
     found = source("x.sql", raw)
     assert found.text.endswith("SELECT 'é'")
     assert found.note == note
+
+
+def test_migration_of_prisma_is_one_transaction_if_it_has_several_statements(tmp_path: Path) -> None:
+    alone = "CREATE INDEX CONCURRENTLY a ON orders (id);\n"
+    for name, text in {"20260101000000_one": alone, "20260102000000_two": alone + "SELECT 1;\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "migration.sql").write_text(text)
+    command = [sys.executable, "-m", "segue", "lint", ".", "--format", "gcc", "--select", "concurrently-in-transaction"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["20260102000000_two/migration.sql"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,7 +58,11 @@ def explain(
     if checked is not None and environment is None:
         found = explanations.explain(checked, parts)
     else:
-        found = _stored(plan, checked, environment, parts)
+        from segue import settings as loader
+
+        found, unseen = explanations.explain_in(loader.load(), plan, checked, environment, parts)
+        if unseen:
+            output.warn(f"{unseen} could not be looked at")
     if output.as_json():
         output.document({"explanation": found.as_json()})
     else:
@@ -68,42 +72,22 @@ def explain(
 def _draw_rule(rule: Rule) -> None:
     if output.as_json():
         words = {"condition": rule.condition, "effect": rule.effect, "instead": rule.instead}
-        examples = {"bad": rule.bad, "good": rule.good}
+        examples = {"before": rule.before or None, "bad": rule.bad, "good": rule.good}
         output.document({"rule": {"name": rule.name, "severity": rule.severity.value, **words, **examples}})
         return
     output.data(output.paint(f"# {rule.name} ({rule.severity.value})", "bold"))
     output.data()
     for label, text in (("Found when", rule.condition), ("Then", rule.effect), ("Instead", rule.instead)):
         _bullet(label, text + ".")
-    for label, text in (("Bad", rule.bad), ("Good", rule.good)):
+    for label, text in (("In an earlier file", rule.before), ("Bad", rule.bad), ("Good", rule.good)):
+        if not text:
+            continue
         output.data()
         output.data(f"{label}:")
         output.data()
         output.data("```sql")
         output.data(text)
         output.data("```")
-
-
-def _stored(plan: str, checked: Any, environment: str | None, parts: Any) -> Explanation:
-    from segue import settings as loader
-    from segue.services import assessments, environments, explanations, plans
-    from segue.store import open_store
-
-    settings = loader.load()
-    with open_store(settings) as store:
-        with store.session() as session:
-            row = plans.get(session, plan) if checked is None else None
-            if row is not None:
-                checked = plans.stored(row, parts)
-            if environment is None:
-                return explanations.explain(checked, parts)
-            env_row, url = environments.resolve(session, settings, environment)
-            last = assessments.kept(row, environment) if row is not None else None
-        found = assessments.assess(store, settings, parts, checked.plan, env_row, url)
-    content = found.as_json() if found.assessed or last is None else last
-    if not found.assessed:
-        output.warn(found.unknown[0] + " could not be looked at")
-    return explanations.explain(checked, parts, env_row=env_row, assessed=content)
 
 
 def _draw(found: Explanation) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from segue.model import changes as to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from segue.model.changes import Change, Changed, Column, Constraint
     from segue.model.impact import Lock
 
@@ -29,6 +31,11 @@ def milliseconds(value: str | None) -> float:
 def plain(name: str) -> str:
     """Return a table's name by which it is known here: `public.orders` and `orders` count as one."""
     return name.removeprefix("public.")
+
+
+def is_utc(zone: str | None) -> bool:
+    """Return whether a time zone is known to be UTC."""
+    return (zone or "").lower() in ("utc", "etc/utc", "gmt", "zulu", "universal")
 
 
 @dataclass(slots=True)
@@ -59,14 +66,33 @@ class Table:
         )
 
 
+def _named(there: list[Constraint], added: Iterable[Constraint]) -> list[Constraint]:
+    """Return constraints under the names that they get, those of the server for those without."""
+    taken = {item.name for item in there}
+    found = []
+    for item in added:
+        if not item.name:
+            number = 0
+            name = item.default_name
+            while name in taken:
+                number += 1
+                name = f"{item.default_name}{number}"
+            item = replace(item, name=name)  # noqa: PLW2901
+        taken.add(item.name)
+        found.append(item)
+    return found
+
+
 @dataclass(slots=True)
 class History:
     """What the statements so far have left: tables, indexes, settings, the open transaction."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     indexes: dict[str, to.CreateIndex] = field(default_factory=dict)
+    domains: dict[str, to.CreateDomain] = field(default_factory=dict)
     created: set[str] = field(default_factory=set)  # by this file
     settings: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = field(default_factory=dict)  # what sessions begin with, where that is known
     local: dict[str, str] = field(default_factory=dict)  # until the transaction ends
     in_transaction: bool = False
     #: The changes of the open transaction, or of the file where none is open.
@@ -86,9 +112,13 @@ class History:
         """Return what is known of a table; nothing, if the texts have not said it."""
         return self.tables.get(plain(name)) or Table(plain(name))
 
+    def domain(self, name: str) -> to.CreateDomain | None:
+        """Return a domain as far as the texts tell."""
+        return self.domains.get(plain(name))
+
     def setting(self, name: str) -> str | None:
-        """Return the session's value of a setting, None where the file has not set it."""
-        return self.local.get(name, self.settings.get(name))
+        """Return the session's value of a setting, None where the file has not set it and its default is not known."""
+        return self.local.get(name, self.settings.get(name, self.defaults.get(name)))
 
     def next_file(self, *, in_transaction: bool) -> None:
         """Begin another file: its session is a new one, and the tables are in use by then."""
@@ -151,18 +181,25 @@ class History:
     def _known(self, name: str) -> Table:
         return self.tables.setdefault(plain(name), Table(plain(name)))
 
+    def _table(self, change: to.CreateTable) -> None:
+        name = plain(change.table)
+        if change.if_not_exists and name in self.tables and name not in self.created:
+            return
+        self.created.add(name)
+        self.tables[name] = Table(
+            name,
+            {column.name: column for column in change.columns},
+            _named([], change.constraints),
+            whole=not change.filled,
+            partitioned=change.partitioned,
+            partition_of=change.partition_of,
+        )
+
     def _schema(self, change: Change) -> None:
         if isinstance(change, to.CreateTable):
-            name = plain(change.table)
-            self.created.add(name)
-            self.tables[name] = Table(
-                name,
-                {column.name: column for column in change.columns},
-                list(change.constraints),
-                whole=not change.filled,
-                partitioned=change.partitioned,
-                partition_of=change.partition_of,
-            )
+            self._table(change)
+        elif isinstance(change, to.AddColumn) and change.if_not_exists:
+            self._known(change.table).columns.setdefault(change.column.name, change.column)
         elif isinstance(change, to.AddColumn | to.AlterType):
             self._known(change.table).columns[change.column.name] = change.column
         elif isinstance(change, to.DropColumn):
@@ -173,17 +210,28 @@ class History:
         elif isinstance(change, to.SetNotNull | to.DropNotNull):
             self._null(change)
         elif isinstance(change, to.AddConstraint):
-            self._known(change.table).constraints.append(change.constraint)
+            table = self._known(change.table)
+            table.constraints += _named(table.constraints, [change.constraint])
         elif isinstance(change, to.ValidateConstraint | to.DropConstraint):
             self._constraint(change)
+        elif isinstance(change, to.CreateDomain | to.AlterDomain):
+            self._domain(change)
         elif isinstance(change, to.CreateIndex):
-            self.indexes[plain(change.name)] = change
+            if not (change.if_not_exists and plain(change.name) in self.indexes):
+                self.indexes[plain(change.name)] = change
+        elif isinstance(change, to.AttachPartition) and not change.index:
+            self._known(change.partition).partition_of = change.table
         else:
             self._names(change)
 
-    def _constraint(self, change: to.ValidateConstraint | to.DropConstraint) -> None:
-        from dataclasses import replace
+    def _domain(self, change: to.CreateDomain | to.AlterDomain) -> None:
+        known = self.domain(change.name)
+        if isinstance(change, to.CreateDomain):
+            self.domains[plain(change.name)] = change
+        elif known is not None and change.action in ("add constraint", "set not null"):
+            self.domains[plain(change.name)] = replace(known, constrained=True)
 
+    def _constraint(self, change: to.ValidateConstraint | to.DropConstraint) -> None:
         table = self._known(change.table)
         valid = isinstance(change, to.ValidateConstraint)
         table.constraints = [
@@ -193,8 +241,6 @@ class History:
         ]
 
     def _null(self, change: to.SetNotNull | to.DropNotNull) -> None:
-        from dataclasses import replace
-
         table, name = self._known(change.table), change.column
         kept = [item for item in table.constraints if item.kind != "not null" or item.columns != (name,)]
         holds = isinstance(change, to.SetNotNull)
@@ -208,6 +254,7 @@ class History:
         if isinstance(change, to.DropObject):
             self.tables.pop(plain(change.name), None) if change.kind == "table" else None
             self.indexes.pop(plain(change.name), None) if change.kind == "index" else None
+            self.domains.pop(plain(change.name), None) if change.kind == "domain" else None
         elif isinstance(change, to.RenameObject) and change.kind == "table":
             old, new = plain(change.table), plain(change.new)
             if old in self.tables:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from segue.lint.history import History
-from segue.lint.rule import Place, Wanted
+from segue.lint.rule import NO_FORMS, Place, Wanted
 from segue.model.changes import Changed, Code, End
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from segue.lint.rule import Facts, Rule
+    from segue.lint.informed import LiveSchema
+    from segue.lint.rule import Facts, Rule, SafeForms
     from segue.model.changes import Change
     from segue.model.findings import Finding
 
@@ -43,6 +44,13 @@ def lines_of(text: str) -> Callable[[int], tuple[int, int]]:
     return position
 
 
+def _sharpened(looked: Iterable[Finding], live: LiveSchema, history: History) -> Iterator[Finding]:
+    for found in looked:
+        sharp = live.sharpened(found, history)
+        if sharp is not None:
+            yield sharp
+
+
 class Judge:
     """Judges texts in the order in which they would be run: later ones know what earlier ones did."""
 
@@ -51,6 +59,7 @@ class Judge:
         rules: Iterable[Rule],
         measured: Callable[[str, int | None], Facts],
         wanted: Wanted | None = None,
+        forms: SafeForms = NO_FORMS,
     ) -> None:
         self._by_kind: defaultdict[type[Change], list[Rule]] = defaultdict(list)
         for rule in rules:
@@ -58,7 +67,10 @@ class Judge:
                 self._by_kind[kind].append(rule)
         self._measured = measured
         self._wanted = wanted or Wanted()
+        self._forms = forms
         self.history = History()
+        if self._wanted.informed is not None:
+            self._wanted.informed.begin(self.history)
 
     def judge(self, file: str, text: str, statements: list[Changed], *, in_transaction: bool | None = None) -> Judged:
         """Return what the rules say about the statements of one file, in the order of the text.
@@ -69,14 +81,19 @@ class Judge:
         history.next_file(in_transaction=wanted.in_transaction if in_transaction is None else in_transaction)
         position = lines_of(text)
         judged = Judged(statements=len(statements))
+        live = wanted.informed
         end = Changed("", len(text.rstrip()), (End(offset=len(text.rstrip())),))
         for statement in (*statements, end):
             for change in statement.changes:
                 for rule in self._by_kind.get(type(change), ()):
-                    place = Place(file, statement, history, wanted, self._measured, position, rule)
-                    judged.findings.extend(rule.look(change, place))
+                    place = Place(file, statement, history, wanted, self._measured, position, rule, self._forms)
+                    looked = rule.look(change, place)
+                    judged.findings.extend(looked if live is None else _sharpened(looked, live, history))
                 if isinstance(change, Code) and not change.name:
                     judged.unanalysed.append((*position(change.offset), "what a DO block does is not looked into"))
+            if live is not None:
+                told = {(*position(change.offset), why) for change, why in live.absent(statement, history)}
+                judged.unanalysed.extend(sorted(told))
             history.take(statement)
             for change in statement.changes if history.in_transaction else ():
                 if change.form and change.table:

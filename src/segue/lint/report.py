@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segue.model.findings import Finding
+    from segue.model.impact import Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,46 @@ class FileReport:
     unanalysed: list[tuple[int, int, str]] = field(default_factory=list)
     statements: int = 0
     broken: Broken | None = None
+    #: The last line of what begins at a line and column, where a program makes the statements.
+    ends: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A table that was there before the file, the lock that a statement took on it, and whether it was written anew."""
+
+    table: str
+    lock: Lock
+    rewritten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How one statement went: what was seen, why it failed, or why nothing could be seen."""
+
+    seen: tuple[Seen, ...] = ()
+    error: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A statement of a file that was tried."""
+
+    file: str
+    line: int
+    column: int
+    statement: str
+    tried: Tried
+
+
+@dataclass(slots=True)
+class Trace:
+    """Everything that was tried: on which server, and how that or its schema differs from what was meant."""
+
+    server: int
+    notes: list[str] = field(default_factory=list)
+    statements: list[Traced] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -36,6 +77,7 @@ class Report:
     """All files, in the order in which they were judged."""
 
     files: list[FileReport] = field(default_factory=list)
+    trace: Trace | None = None  # what was seen when the statements were tried
 
     @property
     def findings(self) -> list[Finding]:

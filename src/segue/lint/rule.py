@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from segue.model.changes import CreateTable
 from segue.model.findings import Depth, Finding
 from segue.model.impact import Duration, Lock
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from segue.lint.history import History
-    from segue.model.changes import Change, Changed
-    from segue.model.findings import Severity
+    from segue.lint.informed import LiveSchema
+    from segue.model.changes import AddConstraint, Change, Changed, SetNotNull
+    from segue.model.findings import Fix, Severity
 
 
 class Facts(Protocol):
@@ -37,6 +39,41 @@ class Facts(Protocol):
 
     def lock(self, role: str = "table") -> Lock:
         """Return the lock on what has this role."""
+
+
+class SafeForms:
+    """How a database writes safe forms; None where a statement has none that is whole. This one knows none at all."""
+
+    def later(self, statement: Changed, change: AddConstraint) -> Fix | None:
+        """Return a constraint NOT VALID, and its validation."""
+        return None
+
+    def by_index(self, statement: Changed, change: AddConstraint, nullable: Iterable[str]) -> Fix | None:
+        """Return a unique constraint or primary key over an index built beforehand, its `nullable` columns proved."""
+        return None
+
+    def not_null(self, statement: Changed, change: SetNotNull | AddConstraint, version: int | None) -> Fix | None:
+        """Return NOT NULL behind a proof."""
+        return None
+
+    def proven_key(self, statement: Changed, change: AddConstraint, nullable: Iterable[str]) -> Fix | None:
+        """Return a primary key USING INDEX behind a proof."""
+        return None
+
+    def concurrently(self, statement: Changed) -> Fix | None:
+        """Return the same with CONCURRENTLY."""
+        return None
+
+    def named(self, statement: Changed, change: AddConstraint) -> Fix | None:
+        """Return a constraint under the name that the server would give it."""
+        return None
+
+    def attached(self, statement: Changed, change: CreateTable) -> Fix | None:
+        """Return a partition created by itself and attached."""
+        return None
+
+
+NO_FORMS = SafeForms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +99,8 @@ class Wanted:
 
     version: int | None = None  # major version of the servers; None: not known, the newest is taken
     in_transaction: bool = False  # whoever runs the file opens a transaction around it
-    informed: Any = None  # a live or recorded schema, once there is one
+    informed: LiveSchema | None = None  # what a server has
+    new_tables: bool = False  # also how tables are made that nobody uses yet: types, keys, indexes
 
 
 @dataclass(slots=True)
@@ -76,6 +114,7 @@ class Place:
     measured: Callable[[str, int | None], Facts]
     position: Callable[[int], tuple[int, int]]
     rule: Rule
+    forms: SafeForms = NO_FORMS
 
     @property
     def version(self) -> int | None:
@@ -90,6 +129,10 @@ class Place:
         """Return whether the same file created the table: it is empty, and nobody uses it."""
         return self.history.new(table)
 
+    def unasked(self, change: Change) -> bool:
+        """Return whether a change is about the shape of a new table, and nobody asked about those."""
+        return not self.wanted.new_tables and (isinstance(change, CreateTable) or self.new(change.table))
+
     def find(
         self,
         change: Change,
@@ -101,8 +144,12 @@ class Place:
         tables: tuple[str, ...] | None = None,
         severity: Severity | None = None,
         offset: int | None = None,
+        fix: Fix | None = None,
     ) -> Finding:
-        """Return a finding; lock and duration are those measured of the change's form, or of another, for a role."""
+        """Return a finding; lock and duration are those measured of the change's form, or of another, for a role.
+
+        `fix`, statements that can stand in the place of this one, is the safe form where there is one; `safe` is words.
+        """
         key = change.form if form is None else form
         facts = self.facts(key) if key else None
         line, column = self.position(change.offset if offset is None else offset)
@@ -117,6 +164,13 @@ class Place:
             tables=change.tables if tables is None else tables,
             lock=facts.lock(role) if facts else Lock.NONE,
             duration=facts.duration if facts else Duration.INSTANT,
-            safe=safe,
+            safe=_words(fix) if fix else safe,
             depth=Depth.PREDICTED,
+            fix=fix,
+            in_transaction=self.history.in_transaction,
         )
+
+
+def _words(fix: Fix) -> str:
+    words = ";\n".join(fix.statements)
+    return f"-- each in a transaction of its own\n{words}" if fix.outside and len(fix.statements) > 1 else words

@@ -6,12 +6,15 @@ drops a column. Names are written as SQL writes them (`orders`, `public.orders`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 #: Where a new column's values come from: "constant" and "stable" are one for all rows, "volatile" one for each,
 #: "unknown" calls a function that the text does not tell about.
 Filling = Literal["", "constant", "stable", "volatile", "unknown"]
+DomainAction = Literal[
+    "add constraint", "validate constraint", "drop constraint", "set not null", "drop not null", "default"
+]
 ConstraintKind = Literal["check", "not null", "unique", "primary key", "exclude", "foreign key"]
 
 
@@ -45,6 +48,7 @@ class Constraint:
     enforced: bool = True
     using_index: str = ""
     proves: str = ""  # the column of CHECK (column IS NOT NULL)
+    default_name: str = ""  # what the server calls it where it has no name, if nothing else is called so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +283,25 @@ class CreateTrigger(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CreateDomain(Change):
+    """CREATE DOMAIN; `base` is a column of the type that it is of, `constrained` whether by NOT NULL or a CHECK."""
+
+    name: str
+    base: Column
+    constrained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterDomain(Change):
+    """ALTER DOMAIN; `constraint` is the name of the one that is added, validated or dropped."""
+
+    name: str
+    action: DomainAction
+    constraint: str = ""
+    not_valid: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddEnumValue(Change):
     """ALTER TYPE … ADD VALUE; `placed` says whether BEFORE or AFTER another."""
 
@@ -315,3 +338,5 @@ class Changed:
     sql: str
     offset: int
     changes: tuple[Change, ...]
+    #: Where it came from, for the grammar that read it.
+    origin: Any = field(default=None, compare=False, repr=False)

@@ -32,6 +32,14 @@ class Depth(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Fix:
+    """Statements that do what the one that was found does, but safely; `outside` if no transaction may be around."""
+
+    statements: tuple[str, ...]
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that will happen to somebody. Lines and columns count from 1, columns in characters."""
 
@@ -47,6 +55,8 @@ class Finding:
     duration: Duration
     safe: str = ""
     depth: Depth = Depth.PREDICTED
+    fix: Fix | None = None
+    in_transaction: bool = False  # as the text stands
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as `segue lint --format json` prints it."""

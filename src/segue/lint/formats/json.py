@@ -25,4 +25,23 @@ def render(report: Report) -> str:
         content["broken"] = [
             {"file": path, "line": at.line, "column": at.column, "message": at.message} for path, at in report.broken
         ]
+    if report.trace is not None:
+        content["trace"] = {
+            "server": report.trace.server,
+            "notes": report.trace.notes,
+            "statements": [
+                {
+                    "file": item.file,
+                    "line": item.line,
+                    "column": item.column,
+                    "locks": [
+                        {"table": seen.table, "lock": seen.lock.value, "rewritten": seen.rewritten}
+                        for seen in item.tried.seen
+                    ],
+                    "error": item.tried.error or None,
+                    "note": item.tried.note or None,
+                }
+                for item in report.trace.statements
+            ],
+        }
     return json.dumps(content, indent=2, ensure_ascii=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from segue.lint.report import Report
+    from segue.lint.report import Report, Seen, Trace
     from segue.model.findings import Finding
 
     Paint = Callable[[str, str], str]
@@ -28,7 +28,27 @@ def render(report: Report, paint: Paint = lambda text, style: text) -> str:
         blocks += [_finding(found, lines, paint) for found in file.findings]
         for line, column, why in file.unanalysed:
             blocks.append(f"{file.path}:{line}:{column}: {paint('not judged', 'yellow')}: {why}")
+    if report.trace is not None:
+        blocks.append(_trace(report.trace, paint))
     return "\n\n".join([*blocks, _summary(report, paint)])
+
+
+def _trace(trace: Trace, paint: Paint) -> str:
+    lines = [paint(f"tried on PostgreSQL {trace.server}, without rows:", "bold")]
+    lines += [f"  {paint('note:', 'yellow')} {note}" for note in trace.notes]
+    for item in trace.statements:
+        at = f"  {item.file}:{item.line}:{item.column}:"
+        if item.tried.error:
+            lines.append(f"{at} {paint('failed', 'red')}: {item.tried.error}")
+        elif item.tried.note:
+            lines.append(f"{at} not seen: {item.tried.note}")
+        elif item.tried.seen:
+            lines.append(f"{at} " + ", ".join(_seen(each) for each in item.tried.seen))
+    return "\n".join(lines)
+
+
+def _seen(item: Seen) -> str:
+    return f"{item.lock.value or 'no lock'} on {item.table}{', written anew' if item.rewritten else ''}"
 
 
 def _finding(found: Finding, lines: list[str], paint: Paint) -> str:

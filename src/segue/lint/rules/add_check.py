@@ -29,6 +29,7 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
         f"{change.table} is read from end to end while reads and writes wait{also}",
         safe=f"ALTER TABLE {change.table} ADD CONSTRAINT {name} CHECK (…) NOT VALID; then, in another transaction, "
         f"ALTER TABLE {change.table} VALIDATE CONSTRAINT {name}",
+        fix=at.forms.later(at.statement, change),
     )
 
 

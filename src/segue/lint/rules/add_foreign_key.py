@@ -27,7 +27,10 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
         f"ALTER TABLE {change.table} ADD CONSTRAINT {name} FOREIGN KEY ({', '.join(item.columns)}) REFERENCES "
         f"{item.refers} NOT VALID; then, in another transaction, ALTER TABLE {change.table} VALIDATE CONSTRAINT {name}"
     )
-    if item.refers.removeprefix("public.") == change.table.removeprefix("public."):
+    alone = at.new(item.refers) or item.refers.removeprefix("public.") == change.table.removeprefix("public.")
+    if alone and change.inline and change.form != "add-column-references-default":
+        return  # nothing is looked up, and nobody else waits
+    if alone:
         message = f"{change.table} is read from end to end while writes to it wait"
     elif not change.inline:
         message = f"both are read from end to end while writes to {change.table} and to {item.refers} wait"
@@ -41,10 +44,11 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
             change,
             f"writes to {item.refers} wait too, until the transaction ends",
             safe=f"add the column by itself, then {safe}",
+            fix=at.forms.later(at.statement, change),
             severity=Severity.WARNING,
         )
         return
-    yield at.find(change, message, safe=safe)
+    yield at.find(change, message, safe=safe, fix=at.forms.later(at.statement, change))
 
 
 RULE = Rule(

@@ -23,12 +23,15 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
     if at.new(change.table) or at.history.table(change.table).partitioned:
         return
     kind = item.kind.upper()
+    table = at.history.table(change.table)
+    nullable = [column for column in item.columns if not table.proven(column)]
     columns = ", ".join(item.columns)
     yield at.find(
         change,
         f"an index is built over {change.table} while reads and writes wait",
         safe=f"CREATE UNIQUE INDEX CONCURRENTLY … ON {change.table} ({columns}); then ALTER TABLE {change.table} ADD "
         f"{kind} USING INDEX …",
+        fix=at.forms.by_index(at.statement, change, nullable),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.lint.history import is_utc
 from segue.lint.rule import Rule
 from segue.model.changes import AlterType
 from segue.model.findings import Severity
@@ -26,7 +27,14 @@ def look(change: AlterType, at: Place) -> Iterator[Finding]:
     if at.new(change.table):
         return
     old = at.history.table(change.table).columns.get(change.column.name)
-    if not change.using and (free(old, change.column) if old else _free_from_anything(change.column)):
+    domain = at.history.domain(change.column.type)
+    if domain is not None and not change.using:
+        if domain.constrained or (old is not None and free(old, domain.base)):
+            return  # constrained-domain-column has looked at the one, and nothing is to be done for the other
+    elif old is not None and not change.using and {old.type, change.column.type} == {"timestamp", "timestamptz"}:
+        if is_utc(at.history.setting("timezone")):
+            return
+    elif not change.using and (free(old, change.column) if old else _free_from_anything(change.column)):
         return
     column = f'"{change.column.name}" of {change.table}'
     if old is None:

@@ -25,6 +25,8 @@ _REGRETTED = {
 
 def look(change: AddColumn | CreateTable, at: Place) -> Iterator[Finding]:
     """Find small keys, and types that mean something else than people think."""
+    if at.unasked(change):
+        return
     new = isinstance(change, CreateTable)
     columns = change.columns if isinstance(change, CreateTable) else (change.column,)
     keys = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from segue.lint.history import milliseconds
 from segue.lint.rule import Rule
 from segue.model.changes import CreateIndex, DropObject, Reindex
-from segue.model.findings import Severity
+from segue.model.findings import Fix, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ def look(change: CreateIndex | DropObject | Reindex, at: Place) -> Iterator[Find
         change,
         f"with lock_timeout = {value} it fails as soon as a transaction is older, and leaves an INVALID index",
         safe="SET lock_timeout = 0 before it: nobody waits behind it",
+        fix=Fix(("SET lock_timeout = 0", at.statement.sql, f"SET lock_timeout = '{value}'")),
     )
 
 

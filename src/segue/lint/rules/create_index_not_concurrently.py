@@ -19,13 +19,10 @@ def look(change: CreateIndex, at: Place) -> Iterator[Finding]:
     """Find an index build on a table that others use."""
     if change.concurrent or change.only or at.new(change.table) or at.history.table(change.table).partitioned:
         return
-    words = at.statement.sql.split(None, 3)
-    kind = "CREATE UNIQUE INDEX" if change.unique else "CREATE INDEX"
-    rest = at.statement.sql.split(None, 3 if change.unique else 2)[-1] if len(words) > 2 else ""
     yield at.find(
         change,
         f"writes to {change.table} wait until the index is built",
-        safe=f"{kind} CONCURRENTLY {rest}",
+        fix=at.forms.concurrently(at.statement),
     )
 
 

@@ -27,6 +27,7 @@ def look(change: CreateTable, at: Place) -> Iterator[Finding]:
         safe=f"CREATE TABLE {change.table} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS); "
         f"ALTER TABLE {parent} ATTACH PARTITION {change.table} …",
         tables=(parent, change.table),
+        fix=at.forms.attached(at.statement, change),
     )
 
 

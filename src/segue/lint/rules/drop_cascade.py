@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.lint.history import plain
 from segue.lint.rule import Rule
-from segue.model.changes import DropColumn, DropConstraint, DropObject, Other
+from segue.model.changes import DropColumn, DropObject, Other
 from segue.model.findings import Severity
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _ROLES = {"drop-type-cascade": "type user", "drop-domain-cascade": "domain user"}
 
 
-def look(change: DropObject | DropColumn | DropConstraint | Other, at: Place) -> Iterator[Finding]:
+def look(change: DropObject | DropColumn | Other, at: Place) -> Iterator[Finding]:
     """Find DROP … CASCADE, and the drop of a whole database."""
     if isinstance(change, Other):
         if change.verb == "DROPDB":
@@ -27,10 +28,9 @@ def look(change: DropObject | DropColumn | DropConstraint | Other, at: Place) ->
         return
     if not change.cascade or (change.table and at.new(change.table)):
         return
-    if isinstance(change, DropObject):
-        what = f"{change.kind} {change.name}"
-    else:
-        what = f"{change.column if isinstance(change, DropColumn) else change.name} of {change.table}"
+    if isinstance(change, DropColumn) and at.history.table(change.table).whole and not _referred(change, at):
+        return  # drop-column says it
+    what = f"{change.kind} {change.name}" if isinstance(change, DropObject) else f"{change.column} of {change.table}"
     yield at.find(
         change,
         f"CASCADE drops whatever depends on {what}, on this server and today: columns, views, foreign keys; "
@@ -40,11 +40,22 @@ def look(change: DropObject | DropColumn | DropConstraint | Other, at: Place) ->
     )
 
 
+def _referred(change: DropColumn, at: Place) -> bool:
+    """Return whether a foreign key of another table refers to the column."""
+    table = plain(change.table)
+    return any(
+        plain(item.refers) == table and (not item.referred or change.column in item.referred)
+        for other in at.history.tables.values()
+        for item in other.constraints
+        if item.refers and other.name != table
+    )
+
+
 RULE = Rule(
     name="drop-cascade",
     severity=Severity.ERROR,
     rows=(46,),
-    on=(DropObject, DropColumn, DropConstraint, Other),
+    on=(DropObject, DropColumn, Other),
     condition="something is dropped with CASCADE, or a database is",
     effect="objects that the text does not name are dropped along, and each table they belong to is locked",
     instead="drop each thing by its name, so that the statement fails where something else depends on it",

@@ -24,10 +24,11 @@ def look(change: DropColumn, at: Place) -> Iterator[Finding]:
     ]
     parents = tuple(dict.fromkeys(item.refers for item in keys))
     also = f"; reads and writes of {', '.join(parents)}, which it refers to, wait too" if parents else ""
+    cascade = ", with the views and keys that use it" if change.cascade else ""
     free = "; ".join(f"ALTER TABLE {change.table} DROP CONSTRAINT {item.name or '…'}" for item in keys)
     yield at.find(
         change,
-        f'the values of "{change.column}" are gone for good, and code that still names it fails{also}',
+        f'the values of "{change.column}" are gone for good{cascade}, and code that still names it fails{also}',
         safe=(f"{free}; then " if free else "") + "first let no code name the column, then drop it",
         tables=(change.table, *parents),
         form="drop-column-foreign-key" if parents else change.form,

@@ -28,6 +28,7 @@ def look(change: DropObject, at: Place) -> Iterator[Finding]:
         f"reads and writes of {table or 'its table'} wait, for whatever statement the lock itself has to wait for",
         safe=f"DROP INDEX CONCURRENTLY {change.name}",
         tables=(table,) if table else (),
+        fix=at.forms.concurrently(at.statement),
     )
 
 

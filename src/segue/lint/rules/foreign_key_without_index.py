@@ -25,6 +25,8 @@ def look(change: End, at: Place) -> Iterator[Finding]:
             constraints = (item.constraint,)
         else:
             continue
+        if at.unasked(item):
+            continue
         table = at.history.table(item.table)
         # Of a table that no file has created, the indexes are not known.
         if not table.whole or getattr(item, "temporary", False):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def look(change: AddColumn | CreateTable, at: Place) -> Iterator[Finding]:
     """Find columns whose values cannot be compared."""
+    if at.unasked(change):
+        return
     columns = (change.column,) if isinstance(change, AddColumn) else change.columns
     for column in columns:
         if column.type == "json" and not column.array:

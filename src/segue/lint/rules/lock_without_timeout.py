@@ -24,7 +24,7 @@ from segue.model.changes import (
     SetNotNull,
     Truncate,
 )
-from segue.model.findings import Severity
+from segue.model.findings import Fix, Severity
 from segue.model.impact import Lock
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def look(change: Change, at: Place) -> Iterator[Finding]:
         safe="SET lock_timeout = '3s' before the file's first lock, and try again when it runs out",
         role=role,
         tables=(table, *(item for item in change.tables if item != table)),
+        fix=Fix((f"SET {'LOCAL ' * at.history.in_transaction}lock_timeout = '3s'", at.statement.sql)),
     )
 
 

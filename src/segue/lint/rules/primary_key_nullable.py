@@ -30,6 +30,7 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
         change,
         f"unless {which} is NOT NULL already, {change.table} is read from end to end while reads and writes wait",
         safe="make the columns NOT NULL first, by a CHECK validated beforehand; then ADD PRIMARY KEY USING INDEX",
+        fix=at.forms.proven_key(at.statement, change, [column for column in columns if not table.proven(column)]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue.lint.history import plain
 from segue.lint.rule import Rule
 from segue.model.changes import Other
 from segue.model.findings import Severity
@@ -19,6 +20,10 @@ def look(change: Other, at: Place) -> Iterator[Finding]:
     """Find REFRESH without CONCURRENTLY."""
     if change.verb != "REFRESH MATERIALIZED VIEW":
         return
+    unique = any(
+        plain(item.table) == plain(change.table) and item.unique and not item.partial and all(item.columns)
+        for item in at.history.indexes.values()
+    )
     empty = change.form.endswith("no-data")
     yield at.find(
         change,
@@ -27,6 +32,7 @@ def look(change: Other, at: Place) -> Iterator[Finding]:
         else f"reads of {change.table} wait until its query has run",
         safe=f"REFRESH MATERIALIZED VIEW CONCURRENTLY {change.table}, which needs a unique index on it",
         role="materialized view",
+        fix=at.forms.concurrently(at.statement) if unique else None,
     )
 
 

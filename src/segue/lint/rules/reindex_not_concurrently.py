@@ -23,6 +23,7 @@ def look(change: Reindex, at: Place) -> Iterator[Finding]:
         change,
         f"writes wait while the indexes of {change.name} are built anew, and so do reads that would use them",
         safe=f"REINDEX {change.kind.upper()} CONCURRENTLY {change.name}",
+        fix=at.forms.concurrently(at.statement),
     )
 
 

@@ -43,6 +43,7 @@ def look(change: SetNotNull | AddConstraint, at: Place) -> Iterator[Finding]:
         change,
         f'{change.table} is read from end to end for a NULL in "{column}" while reads and writes wait',
         safe=safe,
+        fix=at.forms.not_null(at.statement, change, at.version),
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def look(change: End, at: Place) -> Iterator[Finding]:
     """Find tables of this file that have no primary key at its end."""
+    if not at.wanted.new_tables:
+        return
     for item in at.history.before:
         if not isinstance(item, CreateTable) or item.temporary or item.filled or item.partition_of:
             continue

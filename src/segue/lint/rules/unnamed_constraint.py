@@ -28,7 +28,8 @@ def look(change: AddConstraint, at: Place) -> Iterator[Finding]:
         message = f"the server keeps {_LONGEST} bytes of the name, and says so in a notice only"
     else:
         return
-    yield at.find(change, message, safe=f"ALTER TABLE {change.table} ADD CONSTRAINT name …")
+    safe = f"ALTER TABLE {change.table} ADD CONSTRAINT name …"
+    yield at.find(change, message, safe=safe, fix=at.forms.named(at.statement, change))
 
 
 def _goes_on(rest: str) -> bool:

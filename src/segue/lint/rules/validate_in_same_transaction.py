@@ -22,7 +22,7 @@ def look(change: ValidateConstraint, at: Place) -> Iterator[Finding]:
     if at.new(change.table) or not at.history.in_transaction:
         return
     for added in reversed(at.history.since_begin):
-        if isinstance(added, AddConstraint) and added.constraint.name == change.name:
+        if isinstance(added, AddConstraint) and (added.constraint.name or added.constraint.default_name) == change.name:
             break
     else:
         return

@@ -5,10 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from segue.errors import InvalidInput
-from segue.lint.sources import markers, psql
+from segue.lint.sources import markers, prisma, psql
+
+if TYPE_CHECKING:
+    from segue.lint.sources.programs import Part
 
 #: How a file that is not UTF-8 is read, where it does not say it itself.
 OTHERWISE = "cp1252"
@@ -24,7 +28,14 @@ class Source:
     text: str  # as it is in the file
     sql: str
     in_transaction: bool | None  # whether its tool runs it in a transaction; None: it does not say
+    together: bool = False  # its statements are sent as one message: a transaction, if there are several
     note: str = ""  # how it was read, where that is not plain
+    #: Of a program that makes SQL: the text is the program, `parts` say what of it made which SQL.
+    program: bool = False
+    parts: tuple[Part, ...] = ()
+    unanalysed: tuple[tuple[int, str], ...] = ()  # where in the text, and why
+    session: tuple[tuple[str, str], ...] = ()  # settings that its sessions begin with
+    reported: bool = True  # else it is only what happened before
 
 
 def gather(paths: list[str], stdin: bytes | None = None) -> list[Source]:
@@ -52,7 +63,8 @@ def source(path: str, raw: bytes) -> Source:
     """Return the text of a file's bytes."""
     text, note = _decoded(raw)
     marked = markers.forward(text)
-    return Source(path, text, psql.without_commands(marked.sql), marked.in_transaction, note)
+    sql = psql.without_commands(marked.sql)
+    return Source(path, text, sql, marked.in_transaction, prisma.wrote(PurePath(path)), note)
 
 
 def _files(folder: Path) -> list[Path]:
