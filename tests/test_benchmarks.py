@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,18 @@ def test_job_says_what_it_measured(scratch: Path) -> None:
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     assert set(content["ratios"]) == {"segue/insert_select", "segue_two_workers/insert_select"}
+    assert 0 < content["values"]["peak_memory_mb"] < 200
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_copy_says_what_it_measured(scratch: Path) -> None:
+    if shutil.which("pgcopydb") is None:
+        pytest.skip("needs pgcopydb: apt-get install pgcopydb")
+    done = run("copy", "--json", "--rounds", "1", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["ratios"]) == {"segue/pgcopydb", "segue/pg_dump_restore"}
     assert 0 < content["values"]["peak_memory_mb"] < 200
     assert list(scratch.iterdir()) == []
 

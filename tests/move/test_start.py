@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from fix_spaces import SmallSpace
 from fix_standbys import Server
 from fix_targets import rows, run_sql, value
 from fix_wandering import LATER, PATIENCE, TABLES, Moved, made
@@ -67,6 +68,21 @@ def test_a_move_of_the_same_name_to_another_database_empties_nothing_there(
     run_sql(other, "CREATE TABLE item (LIKE pg_class)")
     with pytest.raises(Blocked, match="a move of this name with another database"):
         start(cut_off, other)
+
+
+def test_a_full_disk_is_said_and_the_copy_made_anew_when_there_is_room(
+    moved: Moved, moving_server: Server, small_space: Callable[..., SmallSpace]
+) -> None:
+    space = small_space(1, moving_server.cluster)
+    run_sql(moved.pair.source.url, "UPDATE item SET note = repeat(md5(id::text), 120)")
+    run_sql(moved.pair.target.url, f"ALTER TABLE item SET TABLESPACE {space.name}")
+    with pytest.raises(SegueError, match="No space left on device"):
+        start(moved)
+    space.grow(50)
+    assert start(moved).copied
+    moved.level()
+    assert moved.content(moved.pair.source) == moved.content(moved.pair.target)
+    run_sql(moved.pair.target.url, "ALTER TABLE item SET TABLESPACE pg_default")
 
 
 def test_a_filled_target_is_refused(moved: Moved) -> None:

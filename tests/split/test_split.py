@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from fix_process import Segue
 from fix_standbys import Server
-from fix_targets import run_sql
+from fix_targets import run_sql, value
 
 from segue.databases.postgresql.splitting.invariants import probe
 from segue.databases.postgresql.splitting.survey import survey
@@ -147,3 +147,47 @@ def test_a_row_that_arrives_late_breaks_no_invariant(new_database: Callable[[], 
     with patch("segue.clock.sleep", lambda _: later()):
         seen = probe(child, parent, key)
     assert (seen.holds, seen.values, seen.broken) == (True, 1000, 0)
+
+
+def test_the_plan_of_a_split_carries_it_out_and_takes_it_back(segue: Segue, split: tuple[str, str, str]) -> None:
+    customers, countries, products, orders, items, *_ = SHOP.split(";\n")
+    run_sql(
+        split[1],
+        customers,
+        countries,
+        orders,
+        items.replace(" CONSTRAINT items_product REFERENCES products ON DELETE CASCADE", ""),
+    )
+    run_sql(split[2], countries, products)
+    run_sql(split[0], "DROP TRIGGER stock ON items", "DROP VIEW top, sold")
+    routed = (
+        "routing:\n  switch: COMMENT ON DATABASE {db} IS {{domain}}\n  reverse: COMMENT ON DATABASE {db} IS 'none'\n"
+    ).format(db=value(split[0], "SELECT current_database()"))
+    Path(segue.folder, "split.yaml").write_text(FILE + routed)
+    Path(segue.folder, "plan.yaml").write_text(segue("move", "plan", "split.yaml").expect(0).stdout)
+    segue("run", "plan.yaml", "--env", "monolith").expect(0)
+    said = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
+    keys = "SELECT count(*) FROM pg_constraint WHERE conname = 'items_product' AND convalidated"
+    assert value(split[0], said) == "catalogue"
+    assert value(split[0], keys) == 0
+    run_sql(split[2], "INSERT INTO products VALUES (99, 'new')")
+    assert segue("move", "probe", "split.yaml", "--json").expect(0).json["invariants"] == {"items_product": True}
+    segue("rollback", "--yes").expect(0)
+    assert value(split[0], said) == "none"
+    assert value(split[0], keys) == 1
+    assert value(split[0], "SELECT name FROM products WHERE id = 99") == "new"
+
+
+def test_a_plan_is_a_document_with_six_parts(segue: Segue, split: tuple[str, str, str]) -> None:
+    Path(segue.folder, "plan.yaml").write_text(segue("move", "plan", "split.yaml").expect(0).stdout)
+    text = segue("plan", "document", "plan.yaml").expect(0).stdout
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == [
+        "Phases",
+        "Risk assessment and mitigation",
+        "Testing and validation",
+        "Rollback procedures",
+        "Performance monitoring",
+        "Communication plan",
+    ]
+    assert "`cut-catalogue` (sql)" in text
+    assert "Writes stop until the other side has everything." in text

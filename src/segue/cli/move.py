@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._stopping import stopped
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
-from segue.errors import ExitCode
+from segue.errors import ExitCode, UsageError
 from segue.model.quantities import duration, size
 
 if TYPE_CHECKING:
@@ -46,29 +47,50 @@ def create(
     name: Name,
     source: Annotated[str, typer.Option("--from", help="The environment that has the tables.", show_default=False)],
     target: Annotated[str, typer.Option("--to", help="The environment they move to.", show_default=False)],
-    table: Annotated[list[str], typer.Option("--table", "-t", help="A table; repeatable.", show_default=False)],
+    table: Annotated[
+        list[str] | None, typer.Option("--table", "-t", help="A table; repeatable.", show_default=False)
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Make the tables on the target, as they are; indexes after the copy.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Only copy, at one moment: nothing is followed, and nothing stays behind.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="A file that says what the tables become.", show_default=False)
+    ] = None,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
     """Name a move of tables between two environments. Nothing happens in the databases yet.
 
-    The tables have to be there on the target, empty, with their keys: `pg_dump --schema-only` makes them.
+    With --schema the tables are made on the target, with what they need: types, sequences, functions. Without it they
+    have to be there, empty, with their keys. With --shape they differ from those of the source: the file names them.
 
-    Example:
-        segue move create orders --from production --to orders-db --table orders --table order_items
+    Examples:
+        segue move create orders --from production --to orders-db -t orders -t order_items --schema
+        segue move create copy --from production --to staging -t orders --schema --once
     """
     from segue import settings as loader
     from segue import wiring
-    from segue.services import moves
+    from segue.services import moves, reshaping
     from segue.store import open_store
 
+    if shape is not None and table:
+        raise UsageError("a shape names the tables", hint="leave out --table")
+    found = reshaping.read(shape) if shape is not None else None
+    tables = found.sources if found is not None else tuple(table or ())
     settings = loader.load()
     with open_store(settings) as store:
-        moves.create(store, settings, moves.Move(name, source, target, tuple(table)), wiring.parts().database)
+        move = moves.Move(name, source, target, tables, schema, once, found)
+        warnings = moves.create(store, settings, move, wiring.parts().database)
     if output.as_json():
-        output.document({"ok": True, "move": name, "from": source, "to": target, "tables": table})
+        document = {"ok": True, "move": name, "from": source, "to": target, "tables": list(tables)}
+        output.document({**document, "warnings": warnings} if found is not None else document)
     else:
-        output.say(f"created; `segue move start {name}` copies and follows")
+        for warning in warnings:
+            output.say(f"note: {warning}")
+        output.say(f"created; `segue move start {name}` copies{'' if once else ' and follows'}")
 
 
 @app.command()
@@ -93,7 +115,34 @@ def start(
         output.document({"ok": True, "move": name, **asdict(done)})
     else:
         output.table(("table", "rows"), done.tables.items())
-        output.say(f"the target follows, and the way back is ready, after {duration(done.seconds)}")
+        end = "the copy is complete" if driver.move.once else "the target follows, and the way back is ready,"
+        if driver.move.shape is not None:
+            end = f"the target is level; keep `segue move follow {name}` running,"
+        output.say(f"{end} after {duration(done.seconds)}")
+
+
+@app.command()
+def follow(
+    name: Name,
+    once: Annotated[bool, typer.Option("--once", help="End when nothing is left to carry over.")] = False,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Carry over what is written to tables that have another shape on the other side, until the move ends.
+
+    Keep one running from `start` to `complete`; more than one take turns. It may end at any time: what was written
+    waits. Tables of the same shape are followed by the servers themselves.
+
+    Examples:
+        segue move follow shop
+        segue move follow shop --once
+    """
+    with _driver(name, "60s") as driver, stopped() as stop:
+        entries = driver.follow(once=once, stop=stop)
+    if output.as_json():
+        output.document({"ok": True, "move": name, "entries": entries})
+    else:
+        output.say(f"carried over {entries} entries")
 
 
 @app.command()
@@ -248,6 +297,26 @@ def split(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> 
         output.document({"ok": True, "split": splitter.split.name, "moves": names})
     else:
         output.say(f"created {', '.join(names)}; `segue move start NAME` copies and follows each")
+
+
+@app.command()
+def plan(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> None:
+    """Print the plan that carries a split out: for each domain a copy, the keys that are cut, and a switch.
+
+    Nothing is changed. Refused while a table of the source has no home. `segue run` runs it on the source, and
+    `segue plan document` writes what to decide upon.
+
+    Example:
+        segue move plan split.yaml > plan.yaml && segue run plan.yaml --env monolith
+    """
+    from segue.cli import _yaml
+
+    with _splitter(file) as splitter:
+        document = splitter.plan()
+    if output.as_json():
+        output.document({"plan": document})
+    else:
+        output.data(_yaml.plan(document))
 
 
 @app.command()

@@ -67,6 +67,7 @@ class StepFields(PlanModel):
     name: Name = Field(description="The step's name, unique in the plan; other steps `needs` it by this name.")
     kind: str
     description: str = Field(default="", description="What the step is for, for people.")
+    stage: str = Field(default="", max_length=63, description="The stage of the migration it belongs to, for people.")
     needs: list[Name] = Field(default_factory=list, description="Steps that must be complete before this one.")
     blocking: bool = Field(default=True, description="Whether a failure stops the migration; otherwise it warns.")
     timeout: Seconds = Field(default=300.0, description="The longest the step may take.")
@@ -149,6 +150,7 @@ class PlanFields(PlanModel):
         default=None, description="How the maintenance window keeps the application out; by triggers by default."
     )
     prerequisites: list[str] = Field(default_factory=list, description="What must be true beforehand, for people.")
+    contacts: list[str] = Field(default_factory=list, description="Who is told how the migration goes, for people.")
     depends_on: list[Name] = Field(
         default_factory=list, description="Plans that must be completed in the environment first."
     )

@@ -16,6 +16,17 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """SQL on the source that sends the application to a domain's new database, and back.
+
+    `{domain}` and `{to}` in them stand for a domain's name and its environment's, as SQL texts.
+    """
+
+    switch: str
+    reverse: str
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """What a split file says. `shared`: tables that every domain reads and nobody but their owner writes."""
 
@@ -23,6 +34,7 @@ class Split:
     source: str
     domains: tuple[Domain, ...]
     shared: tuple[str, ...] = ()
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,7 @@ class CrossingKey:
 
     `actions`: what the server does by itself today, as in `ON DELETE CASCADE`. `writes`: rows of the table inserted or
     updated since the server's statistics began. `to_shared`: the other table is in both databases, so it can stay.
+    `definition`: the key as SQL, for the way back.
     """
 
     name: str
@@ -43,6 +56,7 @@ class CrossingKey:
     actions: tuple[str, ...] = ()
     writes: int = 0
     to_shared: bool = False
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from segue.errors import InvalidInput
-from segue.model.splits import Domain, Split
+from segue.model.splits import Domain, Routing, Split
 from segue.planning.yamlnodes import Node, Problem, Tree, UnreadableError
 from segue.planning.yamlnodes import read as read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_KEYS = {"split", "from", "domains", "shared"}
+_KEYS = {"split", "from", "domains", "shared", "routing"}
+_ROUTING_KEYS = {"switch", "reverse"}
 _DOMAIN_KEYS = {"to", "tables"}
 #: A domain's name is its move's too, and part of names in the databases.
 _NAME = r"[a-z0-9]{1,16}"
@@ -60,9 +61,19 @@ class _Reader:
         domains = self._domains(root)
         listed = root.get("shared")
         shared = self._tables(listed) if listed is not None else ()
+        routing = self._routing(root.get("routing"))
         if self._problems:
             raise InvalidSplit(self._source, self._problems, self._tree)
-        return Split(name, origin, tuple(domains), shared)
+        return Split(name, origin, tuple(domains), shared, routing)
+
+    def _routing(self, node: Node | None) -> Routing | None:
+        if node is None:
+            return None
+        if node.entries is None:
+            self._at(node, "`routing` is a mapping with `switch` and `reverse`, each a statement")
+            return None
+        self._known(node, _ROUTING_KEYS)
+        return Routing(self._text(node, "switch"), self._text(node, "reverse"))
 
     def _domains(self, root: Node) -> list[Domain]:
         node = root.get("domains")

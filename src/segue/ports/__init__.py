@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from segue.model.jobs import JobSpec
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
+    from segue.model.shapes import Shape
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.jobs import DataJob
-    from segue.ports.moving import Mover, Moves
+    from segue.ports.moving import Mover, Moves, Reshaper
     from segue.ports.online import ChangeRecord, OnlineChange
     from segue.ports.outbox import Outbox, Relay
+    from segue.ports.verifying import Verifier
 
 FORWARD = "forward"
 BACKWARD = "backward"
@@ -599,6 +601,8 @@ class Target(Protocol):
     waits: Waits
     #: Sessions of earlier runs that were ended when the lease was taken.
     taken_over: list[str]
+    #: Finds the URL of another environment, for steps that read from there; set by whoever opens the target.
+    places: Callable[[str], str]
 
     @property
     def fence(self) -> int:
@@ -764,12 +768,20 @@ class Database(Protocol):
         """Take up a move, by its id, of tables from one database to another; opens nothing yet."""
         ...
 
+    def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
+        """Take up a move of tables to others of another shape; opens nothing yet."""
+        ...
+
     def outbox(self, url: str) -> Outbox:
         """Take up the outbox of a database; opens nothing yet."""
         ...
 
     def relay(self, source: str, target: str, note: Callable[[str], None]) -> Relay:
         """Take up what goes from one database's outbox to another database; opens nothing yet."""
+        ...
+
+    def verifier(self, a: str, b: str, jobs: int) -> Verifier:
+        """Take up two databases to be compared, so many ranges at a time."""
         ...
 
     def survey(self, url: str, split: Split) -> Survey:

@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 class Mover(Protocol):
     """A move between two databases; what it does is kept in both, so any process may take it up."""
 
-    def start(self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note) -> MoveStarted:
-        """Copy the tables and follow them; goes on, or begins the copy anew, after a process that died."""
+    def start(
+        self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False
+    ) -> MoveStarted:
+        """Copy the tables and follow them; goes on, or begins the copy anew, after a process that died.
+
+        `make_tables`: make them on the target, as they are in the source, with their indexes after the copy.
+        """
+        ...
+
+    def copy(
+        self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False
+    ) -> MoveStarted:
+        """Copy the tables at one moment, count their rows on both sides, and leave nothing else behind."""
         ...
 
     def look(self) -> MoveStanding:
@@ -38,6 +49,21 @@ class Mover(Protocol):
 
     def cancel(self, patience: Patience, note: Note) -> None:
         """Give it up with the source in use."""
+        ...
+
+
+class Reshaper(Mover, Protocol):
+    """A move whose tables have another shape on the target: what is written is carried over by a process of ours."""
+
+    def check(self) -> list[str]:
+        """Fit the shape to both databases; return what a person should know beforehand. Raises InvalidInput."""
+        ...
+
+    def follow(self, *, once: bool, patience: Patience, note: Note, stop: Callable[[], bool] = ...) -> int:
+        """Carry over what is written on the open side, until told to stop or the move has ended; return the entries.
+
+        `once`: until nothing is left. Any number of processes may do so; they take turns.
+        """
         ...
 
 
@@ -64,7 +90,9 @@ class MoveDriver(Protocol):
 class Moves(Protocol):
     """The moves of an execution's environment, for the steps of a plan."""
 
-    def begin(self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Note) -> MoveDriver:
+    def begin(
+        self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Note, *, make_tables: bool = False
+    ) -> MoveDriver:
         """Create a move, or take it up where it was created so before. Raises Blocked where the name means another."""
         ...
 

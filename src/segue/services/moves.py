@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segue.errors import Blocked, InvalidInput, NotFound, UsageError
+from segue.services import reshaping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
+    from segue.model.shapes import Shape
     from segue.ports import Patience
-    from segue.ports.moving import Mover
+    from segue.ports.moving import Mover, Reshaper
     from segue.settings import Settings
     from segue.store import Store
 
@@ -29,6 +31,10 @@ class Moving(Protocol):
         """Take up a move."""
         ...
 
+    def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
+        """Take up a move to tables of another shape."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -38,21 +44,40 @@ class Move:
     source: str
     target: str
     tables: tuple[str, ...]
+    #: Whether the tables are made on the target, rather than expected there.
+    make_tables: bool = False
+    #: Whether it ends with the copy, and follows nothing.
+    once: bool = False
+    #: What the tables become; None where they are the same on the target.
+    shape: Shape | None = None
 
 
-def create(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> None:
-    """Record a move; nothing is done in the databases. Raises InvalidInput for a bad or taken name."""
+def create(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> list[str]:
+    """Record a move; nothing is done in the databases. Return what a person should know beforehand.
+
+    Raises InvalidInput for a bad or taken name, and for a shape that does not fit the databases.
+    """
     if not re.fullmatch(r"[a-z0-9]{1,16}", move.name):
         raise InvalidInput(f'"{move.name}" cannot name a move', hint="use at most 16 lower-case letters and digits")
     if not move.tables:
         raise UsageError("no table is named", hint="name each with --table")
     if move.source == move.target:
         raise UsageError("source and target are the same environment", hint="name two with --from and --to")
-    _mover(store, settings, move, database)
+    mover = _mover(store, settings, move, database)
     if _entries(store, move.name)[-1:] not in ([], ["completed"], ["cancelled"]):
         raise InvalidInput(f'the move "{move.name}" exists already', hint="`segue move status` shows it")
-    detail = {"source": move.source, "target": move.target, "tables": list(move.tables)}
+    detail: dict[str, Any] = {"source": move.source, "target": move.target, "tables": list(move.tables)}
+    detail |= {"make_tables": move.make_tables, "once": move.once}
+    warnings = []
+    if move.shape is not None:
+        if move.once or move.make_tables:
+            raise UsageError(
+                "a move to another shape makes no tables and is followed", hint="leave --schema and --once"
+            )
+        warnings = reshaping.of(mover).check()
+        detail["shape"] = move.shape.document()
     _record(store, settings, move.name, "created", detail)
+    return warnings
 
 
 def find(store: Store, name: str) -> Move:
@@ -71,7 +96,15 @@ def find(store: Store, name: str) -> Move:
         if row is None:
             raise NotFound(f'there is no move "{name}"', hint="`segue move create` makes one")
         detail = row.detail
-        return Move(name, detail["source"], detail["target"], tuple(detail["tables"]))
+        return Move(
+            name,
+            detail["source"],
+            detail["target"],
+            tuple(detail["tables"]),
+            bool(detail.get("make_tables")),
+            bool(detail.get("once")),
+            reshaping.kept(detail.get("shape")),
+        )
 
 
 def current(store: Store, name: str) -> Move | None:
@@ -108,10 +141,17 @@ class StepMoves:
         self._database = database
 
     def begin(
-        self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Callable[[str], None]
+        self,
+        name: str,
+        to: str,
+        tables: Sequence[str],
+        patience: Patience,
+        note: Callable[[str], None],
+        *,
+        make_tables: bool = False,
     ) -> Driver:
         """Create a move, or take it up."""
-        move = Move(name, self._environment, to, tuple(tables))
+        move = Move(name, self._environment, to, tuple(tables), make_tables)
         known = current(self._store, name)
         if known is None:
             create(self._store, self._settings, move, self._database)
@@ -158,11 +198,22 @@ class Driver:
         self._note = note
 
     def start(self, workers: int) -> MoveStarted:
-        """Copy, follow, and arm the way back; goes on where an earlier start ended."""
-        with self._noted("started") as detail:
-            done = self._mover.start(self.move.tables, workers=workers, patience=self._patience, note=self._note)
+        """Copy, follow, and arm the way back; goes on where an earlier start ended. One that copies once ends so."""
+        do = self._mover.copy if self.move.once else self._mover.start
+        with self._noted("completed" if self.move.once else "started") as detail:
+            done = do(
+                self.move.tables,
+                workers=workers,
+                patience=self._patience,
+                note=self._note,
+                make_tables=self.move.make_tables,
+            )
             detail.update(asdict(done))
         return done
+
+    def follow(self, *, once: bool, stop: Callable[[], bool]) -> int:
+        """Carry over what is written to tables of another shape; return how many keys. Raises UsageError for others."""
+        return reshaping.of(self._mover).follow(once=once, patience=self._patience, note=self._note, stop=stop)
 
     def look(self) -> MoveStanding:
         """Say how it stands."""
@@ -214,6 +265,8 @@ def _mover(store: Store, settings: Settings, move: Move, database: Callable[[str
     with store.session() as session:
         _, source = environments.resolve(session, settings, move.source)
         _, target = environments.resolve(session, settings, move.target)
+    if move.shape is not None:
+        return database(source).reshaper(move.name, source, target, move.shape)
     return database(source).mover(move.name, source, target)
 
 

@@ -14,6 +14,7 @@ from segue.ports import EffectKey, NotOffered, Patience, SharedKind
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from segue.ports import Database, Parts
     from segue.settings import Settings
@@ -39,6 +40,7 @@ class _Help:
     params: object
     key: EffectKey
     seconds: float
+    places: Callable[[str], str]
     finished: int = 0
 
 
@@ -109,7 +111,8 @@ def _find(store: Store, settings: Settings, parts: Parts, execution_id: str, ste
             return None
         _, url = environments.resolve(session, settings, row.environment.name)
         key = EffectKey(row.id, plan.plan, row.plan_hash, step, direction, 0)
-        return _Help(parts.database(url), url, row.fence, plan.target_schema, kind, params, key, params.timeout)
+        places = environments.places(store, settings)
+        return _Help(parts.database(url), url, row.fence, plan.target_schema, kind, params, key, params.timeout, places)
 
 
 def _labour(found: _Help, name: str, drain: threading.Event) -> None:
@@ -118,6 +121,7 @@ def _labour(found: _Help, name: str, drain: threading.Event) -> None:
     target = found.database.join_target(
         found.url, execution=found.key.execution, holder=name, fence=found.fence, schema=found.schema
     )
+    target.places = found.places
     try:
         shared = found.kind.shared(found.params, target, found.key, Patience(found.seconds, found.seconds))
         labourer = Labourer(shared, name, patience=found.seconds, stop=drain, leave_after=LEAVE_SECONDS)

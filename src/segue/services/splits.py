@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.errors import Blocked, InvalidInput
 from segue.model.splits import CrossingKey
-from segue.planning import splitfile
+from segue.planning import splitfile, splitplan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,14 +44,7 @@ class Splitter:
         """
         from segue.services import moves
 
-        found = self.survey()
-        if not found.ready:
-            wrong = [*found.problems, *(f"{table} is in no domain" for table in found.homeless)]
-            raise InvalidInput(
-                f'the split "{self.split.name}" cannot begin: {len(wrong)} tables have no home, or are not there',
-                details=wrong,
-                hint="give every table exactly one home; `segue move survey` shows the whole",
-            )
+        found = self._ready()
         moving = [domain for domain in self.split.domains if domain.to != self.split.source]
         for domain in moving:
             if moves.current(self._store, domain.name) is not None:
@@ -63,6 +56,26 @@ class Splitter:
             move = moves.Move(domain.name, self.split.source, domain.to, domain.tables)
             moves.create(self._store, self._settings, move, self._database)
         return [domain.name for domain in moving]
+
+    def plan(self) -> dict[str, Any]:
+        """Return the document of a plan that carries the split out, and keep the keys that it cuts.
+
+        Raises InvalidInput while a table has no home or a name is no table.
+        """
+        found = self._ready()
+        self._record(found.crossing)
+        return splitplan.write(self.split, found)
+
+    def _ready(self) -> Survey:
+        found = self.survey()
+        if not found.ready:
+            wrong = [*found.problems, *(f"{table} is in no domain" for table in found.homeless)]
+            raise InvalidInput(
+                f'the split "{self.split.name}" cannot begin: {len(wrong)} tables have no home, or are not there',
+                details=wrong,
+                hint="give every table exactly one home; `segue move survey` shows the whole",
+            )
+        return found
 
     def probe(self) -> list[tuple[CrossingKey, Invariant | None]]:
         """Look at each foreign key that was cut, where its tables are now; None where its server still keeps it."""

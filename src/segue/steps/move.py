@@ -34,6 +34,10 @@ class MoveParams(StepFields):
     move: str = Field(description="The move's name, as `segue move status` takes it.")
     to: str | None = Field(default=None, description="`start`: the environment that the tables move to.")
     tables: list[str] = Field(default_factory=list, description="`start`: the tables, as SQL writes their names.")
+    make_tables: bool = Field(
+        default=False,
+        description="`start`: make the tables on the target, as they are here; their indexes after the copy.",
+    )
     workers: int = Field(default=2, ge=1, le=64, description="`start`: tables that are copied at a time.")
     budget: Seconds = Field(
         default=2.0, gt=0, description="`switch`: the longest that writes may stop; beyond it, everything is undone."
@@ -84,7 +88,7 @@ class MoveStep:
 
     def problems(self, params: MoveParams, database: Database) -> list[str]:
         """Return fields that have no meaning beside the action."""
-        foreign = {"start": {"budget", "margin"}, "switch": {"to", "tables", "workers"}}[params.action]
+        foreign = {"start": {"budget", "margin"}, "switch": {"to", "tables", "make_tables", "workers"}}[params.action]
         return [
             f"`{name}` has no meaning beside `action: {params.action}`"
             for name in sorted(foreign & params.model_fields_set)
@@ -133,7 +137,9 @@ class MoveStep:
         self._written(run, f"move {params.move}: {params.action}, taken back")
 
     def _start(self, run: StepRun, params: MoveParams) -> None:
-        driver = run.moves().begin(params.move, params.to or "", params.tables, run.patience, run.note)
+        driver = run.moves().begin(
+            params.move, params.to or "", params.tables, run.patience, run.note, make_tables=params.make_tables
+        )
         done = driver.start(params.workers)
         run.keep(tables=dict(done.tables), seconds=round(done.seconds, 3))
         if done.copied:

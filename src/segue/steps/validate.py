@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from segue import clock
 from segue.engine.expectation import meets, wanted
 from segue.errors import Differences
 from segue.model.plans import Expectation, StepFields
@@ -58,9 +59,10 @@ class ValidateStep:
 
     def run(self, run: StepRun) -> None:
         """Ask, compare, and raise Differences when the answer is another."""
+        began = clock.ticks()
         names, rows = run.target.query(run.params.query, run.patience.work, limit=wanted(run.params))
         answer = meets(run.params, rows)
-        run.note(answer.said, validation=answer.as_json(run.params.query, names))
+        run.note(answer.said, validation=answer.as_json(run.params.query, names, clock.ticks() - began))
         if not answer.passed:
             raise Differences(
                 f'step "{run.params.name}": {answer.said}',

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from segue.model.impact import Statement
     from segue.model.online import Alteration, ChangeSpec, Conflict, Kept, Retained
     from segue.model.probe import Probe
+    from segue.model.shapes import Shape
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.ports import Gauge, Target
-    from segue.ports.moving import Mover
+    from segue.ports.moving import Mover, Reshaper
     from segue.ports.outbox import Outbox, Relay
+    from segue.ports.verifying import Verifier
 
 
 class PostgreSQL:
@@ -76,6 +78,12 @@ class PostgreSQL:
 
         return PostgresMover(move, source, target)
 
+    def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
+        """Take up a move of tables to others of another shape."""
+        from segue.databases.postgresql.reshaping.mover import ReshapingMover
+
+        return ReshapingMover(move, source, target, shape)
+
     def outbox(self, url: str) -> Outbox:
         """Take up the outbox of a database."""
         from segue.databases.postgresql.outbox.halves import PostgresOutbox
@@ -87,6 +95,12 @@ class PostgreSQL:
         from segue.databases.postgresql.outbox.relay import PostgresRelay
 
         return PostgresRelay(source, target, note)
+
+    def verifier(self, a: str, b: str, jobs: int) -> Verifier:
+        """Take up two databases to be compared."""
+        from segue.databases.postgresql.verifying.verifier import PostgresVerifier
+
+        return PostgresVerifier(a, b, jobs)
 
     def survey(self, url: str, split: Split) -> Survey:
         """Find what a split cuts."""

@@ -26,13 +26,22 @@ from segue.databases.postgresql.programs import Programs
 from segue.databases.postgresql.rows import Backfill
 from segue.databases.postgresql.signals import Gauge
 from segue.engine import journal
-from segue.errors import CannotTell, LockNotGranted, OutcomeUnknown, SegueError, StepFailed, TargetUnreachable
+from segue.errors import (
+    CannotTell,
+    InternalError,
+    LockNotGranted,
+    OutcomeUnknown,
+    SegueError,
+    StepFailed,
+    TargetUnreachable,
+)
 from segue.model.impact import Duration, Lock, Statement
 from segue.ports import BackfillSpec, ChunkedWork, Drift, EffectKey, Observed, Patience, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from segue.databases.postgresql.jobs.job import PostgresJob
     from segue.databases.postgresql.online.change import PostgresChange
     from segue.model.jobs import JobSpec
     from segue.model.online import ChangeSpec
@@ -42,6 +51,11 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+
+def _nowhere(environment: str) -> str:
+    raise InternalError(f'a step reads from the environment "{environment}", and nobody has said where that is')
+
 
 # How long the removal of an INVALID index may wait after a failed build; the next run removes it otherwise.
 CLEARING_SECONDS = 10.0
@@ -68,6 +82,8 @@ class PostgresTarget:
         self.lease: Tenure = Lease(url, execution=execution, holder=holder) if under is None else under
         self.taken_over = self.lease.taken_over
         self._gauges: list[Gauge] = []
+        self._jobs: list[PostgresJob] = []
+        self.places: Callable[[str], str] = _nowhere
         try:
             self._open_all()
             if self._holds:
@@ -101,6 +117,7 @@ class PostgresTarget:
             under=self.lease,
             waits=self.waits,
         )
+        target.places = self.places
         try:
             yield target
         finally:
@@ -180,6 +197,8 @@ class PostgresTarget:
 
     def close(self) -> None:
         """Give the lease back, if it is this one's."""
+        for job in self._jobs:
+            job.close()
         for gauge in self._gauges:
             gauge.close()
         self._close_all()
@@ -470,7 +489,10 @@ class PostgresTarget:
         """Prepare a data job."""
         from segue.databases.postgresql.jobs.job import PostgresJob
 
-        return self._working(lambda: PostgresJob(self._work, self._url, self.lease, self.schema, key, spec))
+        elsewhere = self.places(spec.environment) if spec.environment is not None else None
+        job = self._working(lambda: PostgresJob(self._work, self._url, self.lease, self.schema, key, spec, elsewhere))
+        self._jobs.append(job)
+        return job
 
     # -- the schema
 

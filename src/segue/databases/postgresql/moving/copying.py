@@ -14,10 +14,11 @@ from psycopg import sql
 from segue import clock
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.moving import ranges
+from segue.databases.postgresql.moving.piping import Pipe
 from segue.databases.postgresql.moving.snapshot import columns_of
 from segue.databases.postgresql.moving.support import told, where
 from segue.databases.postgresql.passing import pass_through
-from segue.errors import DriftFound, PrivilegeMissing, SegueError, StepFailed, TargetUnreachable
+from segue.errors import ConfigurationError, DriftFound, PrivilegeMissing, SegueError, StepFailed, TargetUnreachable
 from segue.model.quantities import duration, size
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 #: A range is tried again for so long after its connections were lost, and progress told so often.
 LOST_SECONDS = 120.0
 NOTE_SECONDS = 15.0
+#: From so many bytes on it pays to write a table's rows as frozen, for which it is emptied within the same transaction.
+FREEZE = 1024 * 1024
+#: From so many bytes on it pays to start a process that reads a range.
+PIPED = 16 * 1024 * 1024
 
 
 def copy(
@@ -53,13 +58,41 @@ def copy(
         with told(where(pair, pair.source)):
             planned = ranges.cut(source, names, portion)
             columns = {name: columns_of(source, name) for name in names}
+            parts = _parts(source, planned)
+            pipe = _pipe(pair, source, snapshot)
         with told(where(pair, pair.target)):
             ranges.record(pair, target, planned)
-    run = _Run(pair, snapshot, planned, columns, note, alive)
-    with ThreadPoolExecutor(workers, thread_name_prefix="segue copy") as pool:
-        for done in [pool.submit(run.work) for _ in range(min(workers, max(len(planned), 1)))]:
-            done.result()
-    return {name: run.rows[name] for name in names}
+            alike = {part for part, bound in _parts(target, planned).items() if parts.get(part, "") == bound}
+        missing = planned
+        while missing:
+            run = _Run(pair, snapshot, missing, columns, alike, pipe, note, alive)
+            with ThreadPoolExecutor(workers, thread_name_prefix="segue copy") as pool:
+                for done in [pool.submit(run.work) for _ in range(min(workers, len(missing)))]:
+                    done.result()
+            with told(where(pair, pair.target)):
+                # Their commits did not wait for the log: a server that has crashed since may have lost the last ones.
+                lost = ranges.settle(pair, target)
+            missing = [one for one in planned if one.number in lost]
+        counts = ranges.counted(pair, target)
+    return {name: counts.get(name, 0) for name in names}
+
+
+def _pipe(pair: Pair, source: Connection, snapshot: str) -> Pipe | None:
+    """Return how to read quickly; None where there is no program for it."""
+    try:
+        return Pipe(pair, source, snapshot)
+    except ConfigurationError:
+        return None
+
+
+def _parts(connection: Connection, planned: Sequence[Range]) -> dict[str, str]:
+    """Return those ranges' tables that a database has, with the bounds of the partitions among them."""
+    query = """
+        select p.name, coalesce(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '')
+        from unnest(%s::text[]) as p (name) join pg_catalog.pg_class as c on c.oid = pg_catalog.to_regclass(p.name)
+        where c.relkind = 'r'
+    """
+    return dict(connection.execute(query, [list({one.part for one in planned})]).fetchall())
 
 
 class _Run:
@@ -69,12 +102,14 @@ class _Run:
         snapshot: str,
         planned: Sequence[Range],
         columns: dict[str, dict[str, Column]],
+        alike: set[str],
+        pipe: Pipe | None,
         note: Note,
         alive: Callable[[], bool],
     ) -> None:
         self.rows: Counter[str] = Counter()
         self._pair, self._snapshot, self._columns = pair, snapshot, columns
-        self._note, self._alive = note, alive
+        self._alike, self._pipe, self._note, self._alive = alike, pipe, note, alive
         self._waiting = deque(planned)
         self._left = Counter(one.name for one in planned)
         self._bytes, self._total = 0, sum(one.bytes for one in planned)
@@ -131,9 +166,10 @@ class _Run:
                 if not ranges.begin(pair, target, one):
                     # The acknowledgement of its commit was lost.
                     return self._counted(target, one)
+                frozen = one.whole and one.bytes >= FREEZE and one.part in self._alike and _emptied(target, one)
                 with told(where(pair, pair.source)):
                     self._enter(source, one)
-                rows = self._pass(source, target, one)
+                rows = self._pass(source, target, one, frozen=frozen)
                 ranges.end(pair, target, one, rows)
         return rows
 
@@ -157,18 +193,27 @@ class _Run:
                 hint="start again when VACUUM FULL, CLUSTER, TRUNCATE and ALTER TABLE are over",
             )
 
-    def _pass(self, source: Connection, target: Connection, one: Range) -> int:
+    def _pass(self, source: Connection, target: Connection, one: Range, *, frozen: bool) -> int:
         pair = self._pair
         columns = [column for column in self._columns[one.name].values() if not column.generated]
         listed = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
         binary = all(column.plain for column in columns)
-        form = sql.SQL("(format {})").format(sql.SQL("binary" if binary else "text"))
-        words = (listed, sql.SQL(one.part), one.condition, form)
+        form = sql.SQL("binary" if binary else "text")
+        # A partition by itself takes its rows more quickly, and only by itself may it be written frozen.
+        into = sql.SQL(one.part if one.part in self._alike else one.name)
+        how = sql.SQL(", freeze" if frozen else "")
+        copy_out = sql.SQL("copy (select {} from only {} where {}) to stdout (format {})").format(
+            listed, sql.SQL(one.part), one.condition, form
+        )
+        copy_in = sql.SQL("copy {} ({}) from stdin (format {}{})").format(into, listed, form, how)
+        if binary and self._pipe is not None and one.bytes >= PIPED:
+            # Our own session keeps the table as it is meanwhile.
+            return self._pipe.pass_on(copy_out.as_string(source), target, copy_in)
         return pass_through(
             source,
-            sql.SQL("copy (select {} from only {} where {}) to stdout {}").format(*words),
+            copy_out,
             target,
-            sql.SQL("copy {} ({}) from stdin {}").format(sql.SQL(one.name), listed, form),
+            copy_in,
             reading=lambda: told(where(pair, pair.source)),
             writing=lambda: told(where(pair, pair.target)),
         )
@@ -188,6 +233,23 @@ class _Run:
                     f"copied {size(self._bytes)} of {size(self._total)}, {size(int(rate))}/s, "
                     f"{duration((self._total - self._bytes) / rate)} to go"
                 )
+
+
+def _emptied(target: Connection, one: Range) -> bool:
+    """Empty a table that is empty, so that its rows may be written as old ones that nobody need visit again.
+
+    False where that cannot be, such as for a table that others refer to.
+    """
+    part = sql.SQL(one.part)
+    try:
+        with target.transaction():
+            target.execute(sql.SQL("lock table only {} in access exclusive mode").format(part))
+            if target.execute(sql.SQL("select from only {} limit 1").format(part)).fetchone() is not None:
+                return False
+            target.execute(sql.SQL("truncate only {}").format(part))
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+        return False
+    return True
 
 
 class _Sessions:
@@ -217,7 +279,11 @@ class _Sessions:
                         pins={"idle_in_transaction_session_timeout": "0"},
                     )
                 )
-                target = stack.enter_context(open_session(self._pair.target.url, application=self._application))
+                target = stack.enter_context(
+                    open_session(
+                        self._pair.target.url, application=self._application, pins={"synchronous_commit": "off"}
+                    )
+                )
                 if self._stale is not None:
                     target.execute(
                         "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity "

@@ -59,7 +59,7 @@ def arm(pair: Pair, work: Connection, eye: Connection, patience: Patience, note:
                 sql.SQL(relation.name), sql.SQL(how), sql.Identifier(pair.name)
             ),
         ]
-        _one(work, eye, relation.name, Lock.SHARE_ROW_EXCLUSIVE, words, left, note)
+        in_slices(work, eye, relation.name, Lock.SHARE_ROW_EXCLUSIVE, words, left, note)
         journal.point("move-armed")
 
 
@@ -69,11 +69,11 @@ def disarm(pair: Pair, work: Connection, eye: Connection, patience: Patience, no
     for name, _ in work.execute(_ARMED, [pair.name]).fetchall():
         left = Patience(max(0.1, until - clock.ticks()), patience.work)
         words = [sql.SQL("drop trigger {} on {}").format(sql.Identifier(pair.name), sql.SQL(name))]
-        _one(work, eye, name, Lock.ACCESS_EXCLUSIVE, words, left, note)
+        in_slices(work, eye, name, Lock.ACCESS_EXCLUSIVE, words, left, note)
         journal.point("move-disarmed")
 
 
-def _one(
+def in_slices(
     work: Connection,
     eye: Connection,
     table: str,
@@ -82,6 +82,8 @@ def _one(
     patience: Patience,
     note: Note,
 ) -> None:
+    """Lock one table by itself and run statements, in one transaction; raises LockNotGranted."""
+
     def attempt(piece: float) -> None:
         try:
             with work.transaction():

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from segue import clock
-from segue.databases.postgresql.moving import copying, live, snapshot, switching
-from segue.databases.postgresql.moving.slot import drop_slot
+from segue.databases.postgresql.moving import copying, live, once, ranges, schema, snapshot, switching
+from segue.databases.postgresql.moving.slot import drop_slot, slot_lives
 from segue.databases.postgresql.moving.support import (
     Pair,
     Side,
@@ -21,11 +21,13 @@ from segue.databases.postgresql.moving.support import (
     where,
 )
 from segue.databases.postgresql.schema_state import adopt
+from segue.engine import journal
 from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from segue.databases.postgresql.moving.support import Connection
     from segue.ports import Patience
 
     Note = Callable[[str], None]
@@ -37,8 +39,10 @@ class PostgresMover:
     def __init__(self, id_: str, source: str, target: str) -> None:
         self._pair = Pair(id_, Side("source", source), Side("target", target))
 
-    def start(self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note) -> MoveStarted:
-        """Copy the tables and follow them."""
+    def start(
+        self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False
+    ) -> MoveStarted:
+        """Copy the tables and follow them; with `make_tables` they need not be there."""
         pair = self._pair
         began = clock.ticks()
         with (
@@ -49,25 +53,74 @@ class PostgresMover:
             alone(pair, guard)
             with told(where(pair, pair.source)):
                 names = [qualified(a, table) for table in tables]
-                followed, begun = state(pair, b) is not None, state(pair, a) is not None
+                followed = state(pair, b) is not None
             if not followed:
+                made = schema.take(pair, a, names, patience.locks, note) if make_tables else None
+                if made is not None and self._copied(a, b, names):
+                    note("the copy is complete, and its slot has kept what was written since: going on after it")
+                else:
+                    self._copy(a, b, names, made, workers, patience, note)
+                if made is not None:
+                    made.make_rest(workers)
                 with told(where(pair, pair.target)):
-                    check_other(pair, pair.source, a, identity(b))
-                    snapshot.refuse_unlike(a, b, names)
-                    if snapshot.claim(pair, b, names) or begun:
-                        note("an earlier copy was not finished, and its snapshot is gone: copying anew")
-                        drop_slot(a, pair.channel(pair.source))
-                keeper = live.begin(pair, names, patience, note)
-                try:
-                    counts = copying.copy(pair, keeper.snapshot, names, workers, note, alive=lambda: keeper.alive)
-                finally:
-                    keeper.close()
-                for name in names:
-                    b.execute(f"analyze {name}".encode())
-            else:
-                counts = {}
+                    counts = ranges.counted(pair, b)
+                    for name in names:
+                        b.execute(f"analyze {name}".encode())
         live.follow(pair, names, patience, note)
-        return MoveStarted(counts, clock.ticks() - began, copied=not followed)
+        return MoveStarted({} if followed else counts, clock.ticks() - began, copied=not followed)
+
+    def copy(
+        self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False
+    ) -> MoveStarted:
+        """Copy the tables at one moment, and leave nothing else behind."""
+        pair = self._pair
+        began = clock.ticks()
+        with pair.open(pair.source) as a, pair.open(pair.target) as b, pair.open(pair.target) as guard:
+            alone(pair, guard)
+            with told(where(pair, pair.source)):
+                names = [qualified(a, table) for table in tables]
+                made = schema.take(pair, a, names, patience.locks, note) if make_tables else None
+            counts = once.copy(pair, a, b, names, made, workers, note)
+        return MoveStarted(counts, clock.ticks() - began, copied=True)
+
+    def _copied(self, a: Connection, b: Connection, names: Sequence[str]) -> bool:
+        """Tell whether an earlier start has copied all, and the slot of that time is there.
+
+        Ranges are struck out before a slot is made anew, so those that are done are of the slot that is there.
+        """
+        pair = self._pair
+        with told(where(pair, pair.source)):
+            lives = slot_lives(a, pair.channel(pair.source)) and state(pair, a) is not None
+        with told(where(pair, pair.target)):
+            check_other(pair, pair.source, a, identity(b))
+            return lives and ranges.finished(pair, b) and set(ranges.counted(pair, b)) == set(names)
+
+    def _copy(
+        self,
+        a: Connection,
+        b: Connection,
+        names: Sequence[str],
+        made: schema.Schema | None,
+        workers: int,
+        patience: Patience,
+        note: Note,
+    ) -> None:
+        pair = self._pair
+        begun = state(pair, a) is not None
+        with told(where(pair, pair.target)):
+            check_other(pair, pair.source, a, identity(b))
+            if made is not None:
+                made.make_tables()
+            snapshot.refuse_unlike(a, b, names)
+            if snapshot.claim(pair, b, names) or begun:
+                note("an earlier copy was not finished, and its snapshot is gone: copying anew")
+                drop_slot(a, pair.channel(pair.source))
+        keeper = live.begin(pair, names, patience, note)
+        try:
+            copying.copy(pair, keeper.snapshot, names, workers, note, alive=lambda: keeper.alive)
+        finally:
+            keeper.close()
+        journal.point("move-copied")
 
     def look(self) -> MoveStanding:
         """Say how it stands."""

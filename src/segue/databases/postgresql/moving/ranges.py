@@ -46,6 +46,11 @@ class Range:
     bytes: int
 
     @property
+    def whole(self) -> bool:
+        """Tell whether it is all of a table."""
+        return not self.first and self.until is None
+
+    @property
     def condition(self) -> sql.Composable:
         """Return what selects its rows."""
         if self.first is None:
@@ -113,10 +118,28 @@ def end(pair: Pair, target: Connection, one: Range, rows: int) -> None:
     target.execute(sql.SQL("update {} set rows = %s where number = %s").format(_table(pair)), [rows, one.number])
 
 
+def settle(pair: Pair, target: Connection) -> set[int]:
+    """Wait until the log of what was copied is on disk; return the numbers of the ranges that are not there."""
+    target.execute(sql.SQL("update {} set rows = rows where number = 0").format(_table(pair)))
+    query = sql.SQL("select number from {} where rows is null").format(_table(pair))
+    return {int(row[0]) for row in target.execute(query).fetchall()}
+
+
 def counted(pair: Pair, target: Connection) -> dict[str, int]:
     """Return the rows that this move has copied into each table."""
     query = sql.SQL("select name, coalesce(sum(rows), 0)::bigint from {} group by name").format(_table(pair))
     return dict(target.execute(query).fetchall())
+
+
+def finished(pair: Pair, target: Connection) -> bool:
+    """Tell whether every range that was put down is there; False where none was."""
+    row = target.execute("select pg_catalog.to_regclass(%s) is not null", [f"{pair.name}.range"]).fetchone()
+    if row is None or not row[0]:
+        return False
+    row = target.execute(
+        sql.SQL("select count(*) > 0 and bool_and(rows is not null) from {}").format(_table(pair))
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def progress(pair: Pair, target: Connection) -> tuple[int, int, int] | None:

@@ -150,6 +150,16 @@ def slot_exists(connection: Connection, name: str) -> bool:
     return bool(row and row[0])
 
 
+def slot_lives(connection: Connection, name: str) -> bool:
+    """Tell whether a slot is there and still has all the log it needs."""
+    row = connection.execute(
+        "select exists (select from pg_catalog.pg_replication_slots "
+        "where slot_name = %s and wal_status is distinct from 'lost')",
+        [name],
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def drop_slot(connection: Connection, name: str) -> None:
     """Drop a slot once nobody reads it any more; nothing where there is none."""
     until = clock.ticks() + RELEASE_SECONDS

@@ -73,7 +73,7 @@ def refuse_unlike(source: Connection, target: Connection, names: Sequence[str]) 
         raise InvalidInput(
             "the tables of the target are not those of the source",
             details=[*missing, *wrong],
-            hint="make them there first, with their keys: `pg_dump --schema-only --table=… | psql`",
+            hint="`segue move create … --schema` makes the move's tables there; or make them yourself, with their keys",
         )
 
 

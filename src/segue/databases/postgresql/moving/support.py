@@ -188,7 +188,7 @@ def install(
                 for column in zip(
                     *(
                         (s.name, s.increment, s.minimum, s.maximum, s.cycle, s.start)
-                        for s in _sequences(connection, names)
+                        for s in sequences_of(connection, names)
                     ),
                     strict=True,
                 )
@@ -323,7 +323,8 @@ def relations(connection: Connection, names: Sequence[str]) -> list[Relation]:
     return [Relation(*row) for row in connection.execute(query, {"names": list(names)}).fetchall()]
 
 
-def _sequences(connection: Connection, names: Sequence[str]) -> list[SequenceLimits]:
+def sequences_of(connection: Connection, names: Sequence[str]) -> list[SequenceLimits]:
+    """Return the sequences that tables use, as they are."""
     query = files("segue.databases.postgresql").joinpath("sql/moving_sequences.sql").read_bytes()
     return [SequenceLimits(*row) for row in connection.execute(query, {"names": list(names)}).fetchall()]
 

@@ -103,7 +103,7 @@ class _Surveyor:
     def _crossing(self) -> list[CrossingKey]:
         """Return the foreign keys whose tables get apart."""
         found = []
-        for name, child, columns, parent, to_columns, actions, writes in self._rows("split_keys"):
+        for name, child, columns, parent, to_columns, actions, writes, definition in self._rows("split_keys"):
             if child not in self._home:
                 continue
             shared = parent in self._shared
@@ -121,6 +121,7 @@ class _Surveyor:
                     tuple(actions),
                     writes,
                     shared,
+                    definition,
                 )
             )
         return found

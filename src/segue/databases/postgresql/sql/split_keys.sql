@@ -24,7 +24,8 @@ select
         where
             s.relid = k.conrelid
             or s.relid in (select t.relid from pg_catalog.pg_partition_tree(k.conrelid) as t)
-    ), 0)::bigint as writes
+    ), 0)::bigint as writes,
+    pg_catalog.pg_get_constraintdef(k.oid) as definition
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.conparentid = 0
 order by k.conname, child

@@ -1,0 +1,245 @@
+"""Logs the keys of a move's tables that the application touches, and closes those of which only some rows move."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from segue import clock
+from segue.databases.postgresql.moving.fencing import in_slices
+from segue.databases.postgresql.moving.support import relations
+from segue.databases.postgresql.online.blueprint import Place
+from segue.databases.postgresql.online.capture import VACUUM_ENTRIES, identify
+from segue.engine import journal
+from segue.model.impact import Lock
+from segue.planning.expressions import quoted
+from segue.ports import Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from segue.databases.postgresql.moving.support import Connection, Pair
+    from segue.databases.postgresql.reshaping.ways import Log
+
+    Note = Callable[[str], None]
+
+_EVENTS = ("insert", "update", "delete", "truncate")
+_STANDING = """
+select t.tgname::text, t.tgenabled::text from pg_catalog.pg_trigger as t
+where t.tgrelid = pg_catalog.to_regclass(%s) and not t.tgisinternal and pg_catalog.starts_with(t.tgname, %s)
+"""
+_APPLIED = """
+select exists (select from pg_catalog.pg_subscription_rel as s where s.srrelid = pg_catalog.to_regclass(%s))
+"""
+_OURS = """
+select pg_catalog.format('%%I.%%I', n.nspname, c.relname), array_agg(t.tgname::text)
+from pg_catalog.pg_trigger as t
+join pg_catalog.pg_class as c on c.oid = t.tgrelid
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where pg_catalog.starts_with(t.tgname, %s) and not t.tgisinternal and t.tgparentid = 0
+group by c.oid, n.nspname, c.relname order by c.oid
+"""
+
+
+def prepare(pair: Pair, connection: Connection, logs: Sequence[Log], filters: dict[str, str]) -> None:
+    """Make a side's logs, its functions, and the fence that lets our own writes pass; safe to repeat.
+
+    `filters`: by table, the rows that are closed; tables that are not there are closed as a whole.
+    """
+    script = files("segue.databases.postgresql").joinpath("sql/reshaping.sql").read_text(encoding="utf-8")
+    schema = sql.Identifier(pair.name)
+    with connection.transaction():
+        connection.execute(sql.SQL(script).format(schema=schema))
+        for log in logs:
+            _log(pair, connection, log)
+            for name, body in _bodies(pair, log).items():
+                _function(connection, sql.Identifier(pair.name, f"{log_name(log)}_{name}"), body)
+            if log.table in filters:
+                _function(connection, _row_fence(pair, log), _fence_body(pair, filters[log.table]))
+    journal.point("reshape-prepared")
+
+
+def log_name(log: Log) -> str:
+    """Return what a log is called within the move's schema."""
+    return f"log_{log.number}"
+
+
+def _log(pair: Pair, connection: Connection, log: Log) -> None:
+    table = sql.Identifier(pair.name, log_name(log))
+    columns = sql.SQL(", ").join(sql.SQL(f"k{n} {type_}") for n, (_, type_) in enumerate(log.key, 1))
+    connection.execute(
+        sql.SQL(
+            "create table if not exists {} ({}) with (autovacuum_enabled = true, autovacuum_vacuum_scale_factor = 0, "
+            "autovacuum_vacuum_threshold = {}, autovacuum_vacuum_insert_threshold = -1, "
+            "autovacuum_vacuum_cost_delay = 0)"
+        ).format(table, columns, sql.SQL(str(VACUUM_ENTRIES)))
+    )
+    # An entry without a key says that the table was emptied.
+    connection.execute(
+        sql.SQL("create index if not exists {} on {} (k1) where k1 is null").format(
+            sql.Identifier(f"{log_name(log)}_emptied"), table
+        )
+    )
+    identify(connection, Place(schema_name=pair.name, name=log_name(log)))
+
+
+def _bodies(pair: Pair, log: Log) -> dict[str, sql.Composable]:
+    """Return what each trigger function does, by the end of its name: for statements, and for rows."""
+    head = sql.SQL("insert into {} ").format(sql.Identifier(pair.name, log_name(log)))
+
+    def keys(row: str) -> sql.SQL:
+        return sql.SQL(", ").join(sql.SQL(f"{row}.{quoted(name)}") for name, _ in log.key)  # type: ignore[return-value]
+
+    before = sql.SQL("select {} from segue_old as b").format(keys("b"))
+    after = sql.SQL("select {} from segue_new as a").format(keys("a"))
+    old, new = keys("old"), keys("new")
+    return {
+        "insert": head + after,
+        "update": head + before + sql.SQL(" union ") + after,
+        "delete": head + before,
+        "row_insert": head + sql.SQL("values ({})").format(new),
+        "row_update": sql.SQL(
+            "if row({old}) is not distinct from row({new}) then\n{head} values ({old});\n"
+            "else\n{head} values ({old}), ({new});\nend if"
+        ).format(head=head, old=old, new=new),
+        "row_delete": head + sql.SQL("values ({})").format(old),
+        "truncate": head + sql.SQL("default values"),
+    }
+
+
+def _function(connection: Connection, name: sql.Identifier, body: sql.Composable) -> None:
+    """Make a trigger function that runs as we do: the application's roles need no right on anything of the move."""
+    text = sql.SQL("#variable_conflict use_column\nbegin\n{};\nreturn null;\nend").format(body)
+    connection.execute(
+        sql.SQL(
+            "create or replace function {}() returns trigger language plpgsql security definer "
+            "set search_path = pg_catalog, pg_temp as {};\nrevoke all on function {}() from public"
+        ).format(name, sql.Literal(text.as_string(connection)), name)
+    )
+
+
+def _row_fence(pair: Pair, log: Log) -> sql.Identifier:
+    return sql.Identifier(pair.name, f"fence_{log.number}")
+
+
+def _fence_body(pair: Pair, condition: str) -> sql.Composed:
+    """Refuse rows that have moved; the others stay the application's."""
+    schema = sql.Identifier(pair.name)
+    look = sql.SQL(
+        "if tg_op <> {} then\nif exists (select from (select ({}).*) as s where ({})) and not {}.own() then\n"
+        "perform {}.refuse(tg_table_schema, tg_table_name);\nend if;\nend if;\n"
+    )
+    return sql.SQL("").join(
+        [
+            look.format(sql.Literal("INSERT"), sql.SQL("old"), sql.SQL(condition), schema, schema),
+            look.format(sql.Literal("DELETE"), sql.SQL("new"), sql.SQL(condition), schema, schema),
+            sql.SQL("if tg_op = 'DELETE' then\nreturn old;\nend if;\nreturn new"),
+        ]
+    )
+
+
+def arm_rows(
+    pair: Pair, work: Connection, eye: Connection, logs: Sequence[Log], filters: dict[str, str], patience: Patience,
+    note: Note,
+) -> None:  # fmt: skip
+    """Put the fence of tables that move in part: disabled, and by rows. The others get theirs by `fencing.arm`."""
+    for log in logs:
+        standing: dict[str, str] = dict(work.execute(_STANDING, [log.table, pair.name]).fetchall())
+        if log.table not in filters or pair.name in standing:
+            continue
+        words = [
+            sql.SQL(
+                "create trigger {} before insert or update or delete on {} for each row execute function {}()"
+            ).format(sql.Identifier(pair.name), sql.SQL(log.table), _row_fence(pair, log)),
+            _enabling(log.table, [pair.name], on=False),
+        ]
+        in_slices(work, eye, log.table, Lock.SHARE_ROW_EXCLUSIVE, words, patience, note)
+
+
+def capture(
+    pair: Pair, work: Connection, eye: Connection, logs: Sequence[Log], patience: Patience, note: Note, *, on: bool
+) -> None:
+    """Put the triggers that log on tables and partitions, one table at a time; safe to repeat.
+
+    When it returns with `on`, every write that is not committed yet is, or will be, in its log. Raises LockNotGranted.
+    """
+    until = clock.ticks() + patience.locks
+    for log in logs:
+        found = relations(work, [log.table])
+        for relation in found:
+            kind = work.execute(
+                "select relkind::text from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)", [relation.name]
+            ).fetchone()
+            parted = bool(kind and kind[0] == "p")
+            applied = work.execute(_APPLIED, [relation.name]).fetchone()
+            # Statement triggers fire only for the table that a statement names, and never for what is replicated.
+            by_row = len(found) > 1 or relation.partition or bool(applied and applied[0])
+            names = [f"{pair.name}_{event}" for event in _EVENTS if event == "truncate" or not parted]
+            standing: dict[str, str] = dict(work.execute(_STANDING, [relation.name, pair.name + "_"]).fetchall())
+            if all(standing.get(name) == ("A" if on else "D") for name in names):
+                continue
+            words = [
+                _trigger(pair, log, relation.name, event, by_row=by_row)
+                for event in _EVENTS
+                if f"{pair.name}_{event}" in names
+            ]
+            words.append(_enabling(relation.name, names, on=on))
+            left = Patience(max(0.1, until - clock.ticks()), patience.work)
+            in_slices(work, eye, relation.name, Lock.SHARE_ROW_EXCLUSIVE, words, left, note)
+            journal.point("reshape-captured")
+
+
+def _trigger(pair: Pair, log: Log, table: str, event: str, *, by_row: bool) -> sql.Composed:
+    by_row = by_row and event != "truncate"
+    seen = {"insert": " referencing new table as segue_new", "delete": " referencing old table as segue_old"}
+    seen |= {"update": seen["delete"] + " new table as segue_new"}
+    return sql.SQL("create or replace trigger {} after {} on {}{} for each {} execute function {}()").format(
+        sql.Identifier(f"{pair.name}_{event}"),
+        sql.SQL(event),
+        sql.SQL(table),
+        sql.SQL("" if by_row else seen.get(event, "")),
+        sql.SQL("row" if by_row else "statement"),
+        sql.Identifier(pair.name, f"{log_name(log)}_{'row_' if by_row else ''}{event}"),
+    )
+
+
+def _enabling(table: str, names: Sequence[str], *, on: bool) -> sql.Composed:
+    how = "enable always" if on else "disable"
+    return sql.SQL("alter table only {} {}").format(
+        sql.SQL(table),
+        sql.SQL(", ").join(sql.SQL(f"{how} trigger {{}}").format(sql.Identifier(name)) for name in names),
+    )
+
+
+def set_capture(pair: Pair, connection: Connection, logs: Sequence[Log], *, on: bool) -> None:
+    """Switch a side's logging, within a transaction that has the tables' locks."""
+    for log in logs:
+        for relation in relations(connection, [log.table]):
+            names = [row[0] for row in connection.execute(_STANDING, [relation.name, pair.name + "_"]).fetchall()]
+            if names:
+                connection.execute(_enabling(relation.name, names, on=on))
+
+
+def remove(pair: Pair, work: Connection, eye: Connection, patience: Patience, note: Note) -> None:
+    """Take the triggers that log off, wherever they are; raises LockNotGranted while a reader keeps a table."""
+    until = clock.ticks() + patience.locks
+    for table, names in work.execute(_OURS, [pair.name + "_"]).fetchall():
+        words = [sql.SQL("drop trigger {} on {}").format(sql.Identifier(name), sql.SQL(table)) for name in names]
+        left = Patience(max(0.1, until - clock.ticks()), patience.work)
+        in_slices(work, eye, table, Lock.ACCESS_EXCLUSIVE, words, left, note)
+        journal.point("reshape-uncaptured")
+
+
+def backlog(pair: Pair, connection: Connection, logs: Sequence[Log], most: int = 1_000_000) -> int:
+    """Return how many entries a side's logs have, counted up to `most` in each."""
+    total = 0
+    for log in logs:
+        row = connection.execute(
+            sql.SQL("select count(*) from (select from {} limit {}) as entries").format(
+                sql.Identifier(pair.name, log_name(log)), sql.SQL(str(most))
+            )
+        ).fetchone()
+        total += int(row[0]) if row else 0
+    return total
