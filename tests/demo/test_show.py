@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from fix_columns import never_filled, unexplained
 
 from segue.demo import oracle, show
+from segue.demo.online import OnlineShow
+from segue.demo.splitting import SplitShow
+from segue.embedded import Cluster
 
 
 @pytest.mark.timeout(180)
@@ -32,6 +37,22 @@ def test_demo_shows_that_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> 
     assert report["resume"]["killed"] is True
     assert report["resume"]["recovered_s"] > 0
     assert report["rollback"] == {"schema_equal": True, "data_equal": True}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_column_of_the_store_stays_null_in_all_demos(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = []
+    try:
+        for scene in (show.Show, OnlineShow, SplitShow):
+            assert show.demo(scale=0.01, json_output=True, rate=50, alone=1.0, keep=True, scene=scene) == 0
+            kept.append(Path(capsys.readouterr().err.split("kept in ")[1].strip()))
+        with contextlib.ExitStack() as stack:
+            stores = [stack.enter_context(Cluster(folder / "home" / "store").use()).url() for folder in kept]
+            assert unexplained(never_filled(*stores)) == set()
+    finally:
+        for folder in kept:
+            show.remove(folder)
 
 
 @pytest.mark.timeout(60)

@@ -25,6 +25,6 @@ def plan(document: dict[str, Any]) -> str:
 
 def _step_in_order(step: dict[str, Any]) -> dict[str, Any]:
     """Put name and kind first: the store keeps keys in an order of its own."""
-    first = ("name", "kind", "description", "needs", "sql", "table", "set", "where", "query")
+    first = ("name", "kind", "stage", "description", "needs", "sql", "table", "set", "where", "query")
     keys = [*(key for key in first if key in step), *(key for key in sorted(step) if key not in first)]
     return {key: step[key] for key in keys}

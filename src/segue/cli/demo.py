@@ -17,6 +17,7 @@ class Scenario(StrEnum):
 
     PLAN = "plan"
     ONLINE = "online"
+    SPLIT = "split"
 
 
 app = noun(__doc__, example="segue demo")
@@ -33,7 +34,11 @@ def demo(
     ] = 150.0,
     scenario: Annotated[
         Scenario,
-        typer.Option("--scenario", help="`plan`: many steps of all kinds. `online`: the type of a key of many tables."),
+        typer.Option(
+            "--scenario",
+            help="`plan`: many steps of all kinds. `online`: the type of a key of many tables. `split`: one database "
+            "into four services.",
+        ),
     ] = Scenario.PLAN,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the databases and logs to look at.")] = False,
     format_: Format = Form.TEXT,
@@ -50,8 +55,9 @@ def demo(
         segue demo
         segue demo --scale 1 --json
         segue demo --scenario online
+        segue demo --scenario split
     """
-    from segue.demo import online, show
+    from segue.demo import online, show, splitting
 
-    scene = online.OnlineShow if scenario is Scenario.ONLINE else show.Show
+    scene = {Scenario.ONLINE: online.OnlineShow, Scenario.SPLIT: splitting.SplitShow}.get(scenario, show.Show)
     return show.demo(scale=scale, json_output=output.as_json(), rate=rate, keep=keep, scene=scene)

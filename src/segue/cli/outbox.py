@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._stopping import stopped
 from segue.cli.commands import noun
 from segue.cli.output import Form, Format, Json, Yes
 from segue.errors import ExitCode
 from segue.model.quantities import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from segue.services.outbox import Outboxes
 
@@ -111,7 +111,7 @@ def relay(
     from segue.model.quantities import seconds
 
     interval, kept = seconds(poll), seconds(keep)
-    with _outboxes() as outboxes, _stopped() as stop:
+    with _outboxes() as outboxes, stopped() as stop:
         done = outboxes.relay(
             name,
             source,
@@ -234,24 +234,6 @@ def _brought(name: str, count: int, parked: int, seconds: float, verb: str) -> i
 
 def _ago(seconds: float | None) -> Any:
     return "" if seconds is None else f"{duration(seconds)} ago"
-
-
-@contextmanager
-def _stopped() -> Iterator[Callable[[], bool]]:
-    """Come to the end of a batch when asked to stop; asked a second time, stop at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = [(number, signal.signal(number, ask)) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 @contextmanager

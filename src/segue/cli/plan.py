@@ -245,6 +245,61 @@ def assess(
 
 
 @app.command()
+def document(
+    plan: Either,
+    environment: Annotated[
+        str | None,
+        typer.Option("--env", "-e", help="Say how it is there: assess it in this environment.", show_default=False),
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Write the document that a migration is decided upon, as Markdown, from the plan.
+
+    Its parts: phases, risk assessment and mitigation, testing and validation, rollback procedures, performance
+    monitoring, communication plan. With --env they say what an assessment finds there. `segue explain` has every step
+    in full.
+
+    Examples:
+        segue plan document migration.yaml > decision.md
+        segue plan document split-shop --env production
+    """
+    from segue import wiring
+    from segue.cli import _layout
+    from segue.services import documents, explanations, plans
+
+    parts = wiring.parts()
+    checked = plans.check(*plans.read_source(plan), parts) if plans.looks_like_file(plan) else None
+    if checked is not None and environment is None:
+        found = explanations.explain(checked, parts)
+    else:
+        from segue import settings as loader
+
+        found, unseen = explanations.explain_in(loader.load(), plan, checked, environment, parts)
+        if unseen:
+            output.warn(f"{unseen} could not be looked at")
+    sections = documents.sections(found)
+    if output.as_json():
+        content = [
+            {"title": one.title, "words": one.words, "points": [list(point) for point in one.points]}
+            for one in sections
+        ]
+        output.document({"document": {"plan": found.plan, "version": found.version, "sections": content}})
+        return
+    output.data(output.paint(f"# {found.plan} {found.version}", "bold"))
+    output.data()
+    _layout.paragraph(" ".join(found.description.split()))
+    for section in sections:
+        output.data()
+        output.data(output.paint(f"## {section.title}", "bold"))
+        output.data()
+        _layout.paragraph(section.words)
+        output.data()
+        for label, text in section.points:
+            _layout.paragraph(f"**{label}:** {text}" if label else text, first="- ", indent="  ")
+
+
+@app.command()
 def graph(
     plan: Either,
     format_: Annotated[Drawing, typer.Option("--format", help="How to draw it.")] = Drawing.TEXT,

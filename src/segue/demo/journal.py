@@ -5,9 +5,10 @@ A line of a transaction: `n` its number, `c` the client, `k` what it did, `t` wh
 
   `+` a row was inserted, all its columns given; `=` columns were set; `-` the row was deleted; `~` numbers were added.
 
-`r` marks a transaction that the application rolled back by intent. Other lines: `start`, `paused`, `resumed`, `end`,
-`error` (a failed transaction, with its text), `fenced`, `row_type` (a prepared statement whose row type had changed),
-`wrong` (a row read back was not what had been acknowledged).
+`r` marks a transaction that the application rolled back by intent, `f` says how long a fence had turned it away, in
+milliseconds. Other lines: `start`, `paused`, `resumed`, `end`, `error` (a failed transaction, with its text), `fenced`,
+`row_type` (a prepared statement whose row type had changed), `wrong` (a row read back was not what had been
+acknowledged).
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ KEYS: dict[str, str] = {
     "loyalty_accounts": "customer_id",
     "addresses": "id",
     "requests": "key",
+    "customer_requests": "key",
+    "catalogue_requests": "key",
+    "payment_requests": "key",
+    "analytics_requests": "key",
     "order_items": "id",
     "payments": "id",
     "refunds": "id",

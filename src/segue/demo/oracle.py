@@ -17,7 +17,7 @@ be paused or ended meanwhile. Columns are those of the time of `take`; `renamed`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +85,18 @@ def take(url: str, directory: Path) -> int:
 
 
 def judge(
-    url: str, directory: Path, journal: Path, *, renamed: Mapping[str, Mapping[str, str]] | None = None
+    url: str,
+    directory: Path,
+    journal: Path,
+    *,
+    renamed: Mapping[str, Mapping[str, str]] | None = None,
+    tables: Collection[str] | None = None,
+    invariants: Collection[str] | None = None,
 ) -> Verdict:
     """Compare the storefront with what `take` recorded in the directory and what the journal says since.
 
-    `renamed` maps table to {column then: column now}. One snapshot of the database is judged.
+    `renamed` maps table to {column then: column now}. One snapshot of the database is judged. Where the storefront is
+    in several databases, `tables` and `invariants` are those to look at in this one.
     """
     verdict = Verdict()
     shapes: dict[str, dict[str, Any]] = json.loads((directory / "shapes.json").read_text())
@@ -99,10 +106,14 @@ def judge(
         connection.execute("SET LOCAL work_mem = '64MB'")
         _hear(connection, journal, verdict)
         for table, shape in shapes.items():
+            if tables is not None and table not in tables:
+                continue
             _compare(
                 connection, table, shape, directory / f"{table}.rows", (renamed or {}).get(table, {}), verdict=verdict
             )
         for name, question in INVARIANTS.items():
+            if invariants is not None and name not in invariants:
+                continue
             row = connection.execute(question).fetchone()
             if row is not None and row[0]:
                 verdict.wrong += int(row[0])

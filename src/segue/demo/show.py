@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from segue.demo import oracle, storefront
@@ -25,6 +25,8 @@ from segue.errors import InternalError, Interrupted, SegueError, StepFailed
 from segue.model.quantities import count, duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from segue.embedded import Cluster
     from segue.settings import Settings
     from segue.store import Store
@@ -130,7 +132,7 @@ def demo(
     try:
         with contextlib.ExitStack() as stack:
             if not keep:
-                stack.callback(_remove, folder)
+                stack.callback(remove, folder)
             screen = stack.enter_context(Screen(quiet=json_output))
             scene(folder, scale=scale, rate=rate, alone=alone, screen=screen, report=report, stack=stack).run()
     except KeyboardInterrupt:
@@ -151,6 +153,12 @@ class Show:
 
     #: Whether orders have 32-bit numbers at first.
     narrow = False
+    #: Settings of the storefront's server, and whether it is reached by TCP too.
+    options: ClassVar[dict[str, str]] = {}
+    tcp = False
+    #: The program that is the application, and the environment's name.
+    application = "segue.demo.traffic"
+    environment = "demo"
     reported: type[Report] = Report
 
     def __init__(
@@ -228,7 +236,9 @@ class Show:
         from segue.embedded import Cluster
 
         self._screen.doing("starting two PostgreSQL servers: the storefront's, and Segue's store")
-        self._cluster: Cluster = Cluster(self._folder / "target", database="storefront")
+        self._cluster: Cluster = Cluster(
+            self._folder / "target", database="storefront", options=self.options, tcp=self.tcp
+        )
         self._stack.enter_context(self._cluster.use())
         self._url = self._cluster.url()
         self._eye = self._stack.enter_context(storefront.connect(self._url))
@@ -254,29 +264,29 @@ class Show:
         from segue.store import open_store
 
         # Held open here, so that the commands below find it running.
-        settings: Settings = Settings(home=self._folder / "home", store=None, key=None, user="demo")
-        self._store: Store = self._stack.enter_context(open_store(settings))
-        done = subprocess.run(
-            [sys.executable, "-m", "segue", "env", "add", "demo", "--type", "development", "--url-stdin"],
-            input=self._url,
-            text=True,
-            env=self._environment,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            raise InternalError(f"the demo's environment could not be added: {done.stderr.strip()}")
+        self._settings: Settings = Settings(home=self._folder / "home", store=None, key=None, user="demo")
+        self._store: Store = self._stack.enter_context(open_store(self._settings))
+        self._add_environment(self.environment, self._url)
+
+    def _add_environment(self, name: str, url: str) -> None:
+        from segue import wiring
+        from segue.model.vocabulary import EnvironmentType
+        from segue.services import environments
+
+        database = wiring.parts().database
+        wanted = environments.Wanted(name=name, type=EnvironmentType.DEVELOPMENT)
+        with self._store.session() as session:
+            environments.add(
+                session, self._settings, wanted, url, lambda location: database(location).probe(location), check=True
+            )
 
     def _start_traffic(self, *words: str) -> subprocess.Popen[bytes]:
-        # The owner's URL with the application's name and password instead.
-        rest = self._url.split("@", 1)[1]
-        url = f"postgresql://{storefront.APPLICATION}:{quote(self._password, safe='')}@{rest}"
         journal = self._folder / f"journal-{len(self._journals)}"
         self._journals.append(journal)
         traffic = self._start(
-            [sys.executable, "-m", "segue.demo.traffic", "--journal", str(journal), "--rate", str(self._rate), *words],
+            [sys.executable, "-m", self.application, "--journal", str(journal), "--rate", str(self._rate), *words],
             self._folder / "traffic.log",
-            {"STOREFRONT_URL": url},
+            self._variables(),
         )
         self._tail = Tail(journal)
         limit = time.monotonic() + 30
@@ -285,6 +295,15 @@ class Show:
                 raise InternalError(f"the demo's traffic did not start: {_end_of(self._folder / 'traffic.log')}")
             time.sleep(0.05)
         return traffic
+
+    def _variables(self) -> dict[str, str]:
+        """Return what tells the application where its data is."""
+        return {"STOREFRONT_URL": self._as_application(self._url)}
+
+    def _as_application(self, url: str) -> str:
+        """Return the owner's URL with the application's name and password instead."""
+        rest = url.split("@", 1)[1]
+        return f"postgresql://{storefront.APPLICATION}:{quote(self._password, safe='')}@{rest}"
 
     def _start(self, command: list[str], log: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a process that ends with the demo. In a session of its own: Ctrl-C is for the demo to handle."""
@@ -385,16 +404,25 @@ class Show:
     def _judge(self, moment: str, renamed: dict[str, dict[str, str]]) -> None:
         """Stop the traffic between two transactions, let the oracle compare everything, and let it go on."""
         self._screen.doing("the application pauses, and every row is compared with what was acknowledged")
+        with self._paused():
+            verdict = oracle.judge(self._url, self._folder / "before", self._journals[-1], renamed=renamed)
+        self._tell(moment, verdict)
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Stop the traffic between two transactions, and let it go on afterwards."""
         self._traffic.send_signal(signal.SIGUSR1)
         limit = time.monotonic() + 30
         while not self._tail.look().paused:
             if self._traffic.poll() is not None or time.monotonic() > limit:
                 raise InternalError(f"the demo's traffic stopped: {_end_of(self._folder / 'traffic.log')}")
             time.sleep(0.02)
-        verdict = oracle.judge(self._url, self._folder / "before", self._journals[-1], renamed=renamed)
+        yield
         self._traffic.send_signal(signal.SIGUSR2)
         while self._tail.look().paused and self._traffic.poll() is None:
             time.sleep(0.02)
+
+    def _tell(self, moment: str, verdict: oracle.Verdict) -> None:
         self._report.verdicts[moment] = verdict
         self._screen.say(
             f"  {count(verdict.rows)} rows compared: {verdict.lost} lost, {verdict.duplicated} duplicated,"
@@ -414,8 +442,8 @@ class Show:
         for line in self._report.schema_difference[: oracle.SPOKEN]:
             self._screen.say(f"    {line}")
 
-    def _dump(self) -> str:
-        """Return the storefront's schema as pg_dump writes it, without Segue's own."""
+    def _dump(self, *words: str) -> str:
+        """Return the storefront's schema as pg_dump writes it, without Segue's own, by further arguments in part."""
         from psycopg.conninfo import conninfo_to_dict
 
         from segue.embedded import binaries
@@ -424,7 +452,7 @@ class Show:
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
         given = {names[name]: str(value) for name, value in conninfo_to_dict(self._url).items() if name in names}
         done = subprocess.run(
-            [binaries() / "pg_dump", "--schema-only", "--exclude-schema=segue"],
+            [binaries() / "pg_dump", "--schema-only", "--exclude-schema=segue", *words],
             env={**self._environment, **given},
             capture_output=True,
             text=True,
@@ -493,11 +521,11 @@ def _backfilled() -> dict[str, str]:
     return {step["name"]: step["table"] for step in plan["steps"] if step["kind"] == "backfill"}
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Delete the demo's folder. Its servers first: their data lies elsewhere when they could not reach it there."""
     from segue.embedded import Cluster
 
-    for directory in (folder / "target", folder / "home" / "store"):
+    for directory in (folder / "target", folder / "services", folder / "home" / "store"):
         if directory.exists():
             with contextlib.suppress(SegueError, OSError):
                 Cluster(directory).destroy()

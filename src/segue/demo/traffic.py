@@ -17,157 +17,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel, sql
 
-from segue.demo.journal import COUNTERS, MUTABLE, Journal
+from segue.demo.journal import Journal
+from segue.demo.work import BANK, REVENUE, Action, Basket, Order, RollBackOnPurpose, Shopper, Work, moment
 
-_BANK = 1
-_REVENUE = range(2, 18)
-_OPTIONS = "-c timezone=UTC -c datestyle=ISO -c search_path=public"
-
-
-@dataclass
-class Order:
-    """What a client remembers of one of its orders."""
-
-    id: int
-    total: int
-    status: str
-    notes: str | None
-    lines: list[tuple[int, int]]  # inventory id, quantity
-    payment: int | None = None
-    revenue: int = 2
-
-
-@dataclass
-class Shopper:
-    """What a client remembers of one of its customers: nobody else changes it, so it must read back the same."""
-
-    id: int
-    address: int
-    wallet: int
-    balance: int
-    cart: int
-    row: dict[str, Any]
-    items: dict[int, tuple[int, int]] = field(default_factory=dict)  # cart item id -> (variant, quantity)
-    waiting: deque[Order] = field(default_factory=lambda: deque(maxlen=3))  # to be paid
-    paid: deque[Order] = field(default_factory=lambda: deque(maxlen=3))  # to be shipped or refunded
-
-
-class RollBackOnPurpose(Exception):
-    """The application changed its mind."""
-
-
-class Work:
-    """One transaction: its statements, and what will be true once it is acknowledged."""
-
-    def __init__(self, connection: AsyncConnection, reference: str) -> None:
-        self._connection = connection
-        self.reference = reference
-        self.changes: list[list[Any]] = []
-        self.wrong: list[str] = []
-        self._parts = 0
-
-    def name(self) -> str:
-        """Return an identifier made by the client, never used before."""
-        self._parts += 1
-        return f"{self.reference}.{self._parts}"
-
-    async def insert(self, table: str, key: str = "id", /, **values: Any) -> Any:
-        """Insert one row and return its key."""
-        names = list(values)
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING {}").format(
-            sql.Identifier(table),
-            sql.SQL(", ").join(map(sql.Identifier, names)),
-            sql.SQL(", ").join(sql.Placeholder() * len(names)),
-            sql.Identifier(key),
-        )
-        row = await self.one(statement, [_parameter(value) for value in values.values()])
-        self.changes.append(["+", table, str(row[0]), {key: row[0], **values}])
-        return row[0]
-
-    async def update(self, table: str, key: Any, key_column: str = "id", /, **values: Any) -> None:
-        """Set columns of one row that is the client's own."""
-        assert set(values) <= set(MUTABLE[table]), values  # noqa: S101 - the oracle relies on it
-        names = list(values)
-        statement = sql.SQL("UPDATE {} SET {} WHERE {} = %s").format(
-            sql.Identifier(table),
-            sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in names),
-            sql.Identifier(key_column),
-        )
-        done = await self._connection.execute(statement, [*map(_parameter, values.values()), key])
-        if done.rowcount != 1:
-            self.wrong.append(f"{table} {key}: {done.rowcount} rows updated instead of 1")
-        self.changes.append(["=", table, str(key), values])
-
-    async def delete(self, table: str, key: Any) -> None:
-        """Delete one row that is the client's own."""
-        statement = sql.SQL("DELETE FROM {} WHERE id = %s").format(sql.Identifier(table))
-        done = await self._connection.execute(statement, [key])
-        if done.rowcount != 1:
-            self.wrong.append(f"{table} {key}: {done.rowcount} rows deleted instead of 1")
-        self.changes.append(["-", table, str(key), {}])
-
-    async def add(self, table: str, key: int, amount: int, *, column: str, key_column: str = "id") -> bool:
-        """Add to a number in one statement; returns False, with nothing done, if it would fall below zero."""
-        assert column in COUNTERS[table]  # noqa: S101 - the oracle relies on it
-        statement = sql.SQL("UPDATE {0} SET {1} = {1} + %s WHERE {2} = %s AND (%s >= 0 OR {1} + %s >= 0)").format(
-            sql.Identifier(table), sql.Identifier(column), sql.Identifier(key_column)
-        )
-        floor = amount if table != "accounts" or key > _REVENUE[-1] else 0  # the shop's own accounts may go below
-        done = await self._connection.execute(statement, [amount, key, floor, amount])
-        if done.rowcount != 1:
-            return False
-        self.changes.append(["~", table, str(key), {column: amount}])
-        return True
-
-    async def book(self, description: str, *sides: tuple[int, int]) -> None:
-        """Book amounts on accounts, double entry: the client's wallets before the shop's accounts, those by number."""
-        transaction = await self.insert(
-            "accounting_transactions", reference=self.name(), description=description, booked_at=moment()
-        )
-        for account, amount in sorted(sides, key=lambda side: (side[0] in (_BANK, *_REVENUE), side[0])):
-            await self.insert(
-                "accounting_entries",
-                reference=self.name(),
-                transaction_id=transaction,
-                account_id=account,
-                amount_cents=amount,
-            )
-            if not await self.add("accounts", account, amount, column="balance_cents"):
-                self.wrong.append(f"accounts {account}: cannot add {amount}")
-
-    async def one(self, statement: Any, values: Sequence[Any] = ()) -> Any:
-        """Return the single row of a query."""
-        cursor = await self._connection.execute(statement, values)
-        return await cursor.fetchone()
-
-    async def all(self, statement: Any, values: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a query."""
-        cursor = await self._connection.execute(statement, values)
-        return await cursor.fetchall()
-
-    async def savepoint(self, name: str) -> None:
-        """Set a savepoint."""
-        await self._connection.execute(sql.SQL("SAVEPOINT {}").format(sql.Identifier(name)))
-
-    async def back_to(self, name: str, changes: int) -> None:
-        """Undo what was done since the savepoint, when so many changes had been made."""
-        await self._connection.execute(sql.SQL("ROLLBACK TO SAVEPOINT {}").format(sql.Identifier(name)))
-        del self.changes[changes:]
+OPTIONS = "-c timezone=UTC -c datestyle=ISO -c search_path=public"
 
 
 class Client:
@@ -187,7 +51,9 @@ class Client:
         self._shoppers: deque[Shopper] = deque(maxlen=300)
         self._variants: list[tuple[int, int, int]] = []  # variant, inventory, price
         self._connection: AsyncConnection | None = None
-        self._kinds: list[tuple[Callable[[Work], Awaitable[Callable[[], None] | None]], int, IsolationLevel]] = [
+        #: Where a writing transaction leaves its name.
+        self._requests = "requests"
+        self._kinds: list[tuple[Action, int, IsolationLevel]] = [
             (self._browse, 22, IsolationLevel.READ_COMMITTED),
             (self._fill_cart, 20, IsolationLevel.REPEATABLE_READ),
             (self._order, 18, IsolationLevel.READ_COMMITTED),
@@ -231,30 +97,39 @@ class Client:
     async def step(self, due: float) -> None:
         """Do one transaction that was due at this moment, and journal it."""
         action, _, isolation = self._chance.choices(self._kinds, weights=[kind[1] for kind in self._kinds])[0]
-        kind = action.__name__.strip("_")
+        await self._attempt(action.__name__.strip("_"), action, isolation, due)
+
+    async def _attempt(self, kind: str, action: Action, isolation: IsolationLevel, due: float) -> bool:
+        """Do one transaction, again while a fence is closed; return whether it was acknowledged."""
+        refused: float | None = None
         while True:
             self._count += 1
             reference = f"{self._run}-{self._number}-{self._count}"
             try:
-                await self._once(kind, action, isolation, reference, due)
+                return await self._once(kind, action, isolation, reference, due, refused)
             except psycopg.errors.SerializationFailure as error:
                 if error.diag.constraint_name != "segue_fence":
                     await self._failed(kind, error)
-                    return
+                    return False
+                refused = refused or time.time()
                 self._journal.mark(fenced=kind)
                 await self._roll_back()
-                await asyncio.sleep(0.02)
-                continue
+                await self._turned_away()
             except psycopg.errors.FeatureNotSupported as error:
                 # What the server prepared for this connection has another row type now: it fails once.
                 if "cached plan" not in str(error):
                     await self._failed(kind, error)
-                    return
+                    return False
                 self._journal.mark(row_type=kind)
                 await self._roll_back()
+                return False
             except (psycopg.Error, OSError) as error:
                 await self._failed(kind, error)
-            return
+                return False
+
+    async def _turned_away(self) -> None:
+        """Wait a moment before a fence is tried again."""
+        await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -264,22 +139,24 @@ class Client:
     async def _once(
         self,
         kind: str,
-        action: Callable[[Work], Awaitable[Callable[[], None] | None]],
+        action: Action,
         isolation: IsolationLevel,
         reference: str,
         due: float,
-    ) -> None:
+        refused: float | None,
+    ) -> bool:
+        """Do one transaction and journal it; `refused` is when a fence turned it away first."""
         connection = await self._connected()
         await connection.set_isolation_level(isolation)
         work = Work(connection, reference)
         try:
             remember = await action(work)
             if work.changes:
-                await work.insert("requests", "key", key=reference, at=moment())
+                await work.insert(self._requests, "key", key=reference, at=moment())
         except RollBackOnPurpose:
             await connection.rollback()
             self._journal.write(c=self._number, k=kind, t=round(due, 4), l=_since(due), r=1)
-            return
+            return False
         try:
             await connection.commit()
         except psycopg.OperationalError as error:
@@ -291,17 +168,20 @@ class Client:
             self._journal.mark(doubt=kind, text=str(error))
         if remember is not None:
             remember()
-        self._journal.write(c=self._number, k=kind, t=round(due, 4), l=_since(due), w=work.changes)
+        waited = {} if refused is None else {"f": _since(refused)}
+        self._journal.write(c=self._number, k=kind, t=round(due, 4), l=_since(due), w=work.changes, **waited)
         for text in work.wrong:
             self._journal.mark(wrong=text)
+        return True
 
     async def _was_committed(self, reference: str) -> bool:
         for _ in range(600):
             try:
                 connection = await self._connected()
                 # The lost back-end may still be at it. An insert of the same key waits for it, where a query would not.
+                statement = sql.SQL("INSERT INTO {} (key, at) VALUES (%s, %s) ON CONFLICT DO NOTHING")
                 cursor = await connection.execute(
-                    "INSERT INTO requests (key, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (reference, moment())
+                    statement.format(sql.Identifier(self._requests)), (reference, moment())
                 )
                 await connection.rollback()
             except (psycopg.Error, OSError):
@@ -329,7 +209,7 @@ class Client:
             self._connection = await AsyncConnection.connect(
                 self._url,
                 application_name="storefront",
-                options=_OPTIONS,
+                options=OPTIONS,
                 connect_timeout=10,
                 prepare_threshold=5 if self._prepared else None,
             )
@@ -405,14 +285,30 @@ class Client:
 
     async def _order(self, work: Work) -> Callable[[], None] | None:
         shopper = self._shopper()
+        basket = self._basket(shopper)
+        order = await self._place(work, shopper, basket)
+        await self._reserve(work, basket)
+        if self._chance.random() < 0.03:
+            raise RollBackOnPurpose
+        return lambda: self._placed(shopper, basket, order)
+
+    def _basket(self, shopper: Shopper) -> Basket:
+        """Choose what to order: of the cart, or something else where that is empty."""
         chosen = list(shopper.items.items())[:3]
         prices = {variant: (inventory, price) for variant, inventory, price in self._variants}
-        lines = [(variant, quantity) for _, (variant, quantity) in chosen if variant in prices]
+        lines = [(variant, quantity, prices[variant][1]) for _, (variant, quantity) in chosen if variant in prices]
         if not lines:
-            variant, _, _ = self._chance.choice(self._variants)
-            lines = [(variant, 1)]
-        total = sum(quantity * prices[variant][1] for variant, quantity in lines)
-        notes = f"ring {self._chance.randrange(100)} times" if self._chance.random() < 0.3 else None
+            variant, _, price = self._chance.choice(self._variants)
+            lines = [(variant, 1, price)]
+        return Basket(
+            items=[item for item, _ in chosen],
+            lines=lines,
+            notes=f"ring {self._chance.randrange(100)} times" if self._chance.random() < 0.3 else None,
+            stock=sorted((prices[variant][0], quantity) for variant, quantity, _ in lines),
+        )
+
+    async def _place(self, work: Work, shopper: Shopper, basket: Basket) -> int:
+        """Write an order, and take its lines from the cart."""
         at = moment()
         order = await work.insert(
             "orders",
@@ -421,49 +317,66 @@ class Client:
             shipping_address_id=shopper.address,
             coupon_code=None,
             status="pending",
-            total_cents=total,
+            total_cents=basket.total,
             currency="EUR",
-            notes=notes,
+            notes=basket.notes,
             placed_at=at,
             updated_at=at,
         )
-        for variant, quantity in lines:
+        for variant, quantity, price in basket.lines:
             await work.insert(
                 "order_items",
                 reference=work.name(),
                 order_id=order,
                 variant_id=variant,
                 quantity=quantity,
-                unit_cents=prices[variant][1],
+                unit_cents=price,
             )
-        for item, _ in chosen:
+        for item in basket.items:
             await work.delete("cart_items", item)
         await work.update("carts", shopper.cart, status="open", updated_at=at)
-        stock = sorted((prices[variant][0], quantity) for variant, quantity in lines)
-        for inventory, quantity in stock:
+        return int(order)
+
+    async def _reserve(self, work: Work, basket: Basket) -> None:
+        """Take what is ordered from the stock; raises RollBackOnPurpose when it is sold out."""
+        for inventory, quantity in basket.stock:
             if not await work.add("inventory", inventory, -quantity, column="on_hand"):
-                raise RollBackOnPurpose  # sold out
-        if self._chance.random() < 0.03:
-            raise RollBackOnPurpose
-        made = Order(order, total, "pending", notes, stock)
+                raise RollBackOnPurpose
 
-        def remember() -> None:
-            for item, _ in chosen:
-                del shopper.items[item]
-            shopper.waiting.append(made)
-
-        return remember
+    def _placed(self, shopper: Shopper, basket: Basket, order: int) -> None:
+        for item in basket.items:
+            del shopper.items[item]
+        shopper.waiting.append(Order(order, basket.total, "pending", basket.notes, basket.stock))
 
     async def _pay(self, work: Work) -> Callable[[], None] | None:
         shopper = self._holder("waiting")
         if shopper is None:
             return await self._order(work)
         order = shopper.waiting[0]
-        await self._read_back(work, shopper, order)
+        await self._read_order(work, order)
+        await self._read_wallet(work, shopper)
         if shopper.balance < order.total:
             return await self._deposit(work, shopper)
-        at = moment()
-        await work.update("orders", order.id, status="paid", notes=order.notes, updated_at=at)
+        await self._mark_paid(work, shopper, order)
+        paid = await self._charge(work, shopper, order)
+
+        def remember() -> None:
+            paid()
+            self._paid(shopper, order)
+
+        return remember
+
+    async def _mark_paid(self, work: Work, shopper: Shopper, order: Order) -> None:
+        await work.update("orders", order.id, status="paid", notes=order.notes, updated_at=moment())
+        await work.add("loyalty_accounts", shopper.id, order.total // 1000, column="points", key_column="customer_id")
+
+    def _paid(self, shopper: Shopper, order: Order) -> None:
+        shopper.waiting.remove(order)
+        order.status = "paid"
+        shopper.paid.append(order)
+
+    async def _charge(self, work: Work, shopper: Shopper, order: Order) -> Callable[[], None]:
+        """Take an order's money from the wallet."""
         payment = await work.insert(
             "payments",
             reference=work.name(),
@@ -471,17 +384,14 @@ class Client:
             method="wallet",
             status="captured",
             amount_cents=order.total,
-            paid_at=at,
+            paid_at=moment(),
         )
-        await work.add("loyalty_accounts", shopper.id, order.total // 1000, column="points", key_column="customer_id")
-        revenue = self._chance.choice(_REVENUE)
+        revenue = self._chance.choice(REVENUE)
         await work.book("sale", (shopper.wallet, -order.total), (revenue, order.total))
 
         def remember() -> None:
-            shopper.waiting.popleft()
-            order.status, order.payment, order.revenue = "paid", payment, revenue
+            order.payment, order.revenue = payment, revenue
             shopper.balance -= order.total
-            shopper.paid.append(order)
 
         return remember
 
@@ -489,8 +399,10 @@ class Client:
         shopper = self._holder("paid")
         if shopper is None:
             return await self._browse(work)
-        order = shopper.paid[0]
-        await self._read_back(work, shopper, order)
+        return await self._send(work, shopper, shopper.paid[0])
+
+    async def _send(self, work: Work, shopper: Shopper, order: Order) -> Callable[[], None]:
+        await self._read_order(work, order)
         notes = order.notes if self._chance.random() < 0.5 else f"left with neighbour {self._chance.randrange(50)}"
         at = moment()
         await work.update("orders", order.id, status="shipped", notes=notes, updated_at=at)
@@ -506,29 +418,43 @@ class Client:
         if shopper is None:
             return await self._browse(work)
         order = shopper.paid[0]
-        await self._read_back(work, shopper, order)
-        at = moment()
-        await work.update("orders", order.id, status="refunded", notes=order.notes, updated_at=at)
+        await self._read_order(work, order)
+        await self._read_wallet(work, shopper)
+        await self._mark_refunded(work, order)
+        await self._restock(work, order.lines)
+        returned = await self._pay_back(work, shopper, order)
+
+        def remember() -> None:
+            shopper.paid.popleft()
+            returned()
+
+        return remember
+
+    async def _mark_refunded(self, work: Work, order: Order) -> None:
+        await work.update("orders", order.id, status="refunded", notes=order.notes, updated_at=moment())
+
+    async def _restock(self, work: Work, lines: Sequence[tuple[int, int]]) -> None:
+        for inventory, quantity in lines:
+            await work.add("inventory", inventory, quantity, column="on_hand")
+
+    async def _pay_back(self, work: Work, shopper: Shopper, order: Order) -> Callable[[], None]:
         await work.insert(
             "refunds",
             reference=work.name(),
             payment_id=order.payment,
             amount_cents=order.total,
             reason="changed-mind",
-            refunded_at=at,
+            refunded_at=moment(),
         )
-        for inventory, quantity in order.lines:
-            await work.add("inventory", inventory, quantity, column="on_hand")
         await work.book("refund", (shopper.wallet, order.total), (order.revenue, -order.total))
 
         def remember() -> None:
-            shopper.paid.popleft()
             shopper.balance += order.total
 
         return remember
 
     async def _deposit(self, work: Work, shopper: Shopper) -> Callable[[], None]:
-        await work.book("deposit", (shopper.wallet, 200_000), (_BANK, -200_000))
+        await work.book("deposit", (shopper.wallet, 200_000), (BANK, -200_000))
 
         def remember() -> None:
             shopper.balance += 200_000
@@ -536,6 +462,14 @@ class Client:
         return remember
 
     async def _sign_up(self, work: Work) -> Callable[[], None] | None:
+        shopper = await self._register(work)
+        await self._open_wallet(work, shopper)
+        if self._chance.random() < 0.05:
+            raise RollBackOnPurpose
+        return lambda: self._shoppers.append(shopper)
+
+    async def _register(self, work: Work) -> Shopper:
+        """Write a new customer, without a wallet yet."""
         at = moment()
         first, last = self._chance.choice(_FIRST), self._chance.choice(_LAST)
         row = {"first_name": first, "last_name": last, "phone": None, "email": f"{work.reference}@example.org"}
@@ -558,12 +492,11 @@ class Client:
         )
         await work.insert("loyalty_accounts", "customer_id", customer_id=customer, points=0)
         cart = await work.insert("carts", reference=work.name(), customer_id=customer, status="open", updated_at=at)
-        wallet = await work.insert("accounts", kind="wallet", customer_id=customer, balance_cents=0)
-        await work.book("first deposit", (wallet, 300_000), (_BANK, -300_000))
-        if self._chance.random() < 0.05:
-            raise RollBackOnPurpose
-        shopper = Shopper(customer, address, wallet, 300_000, cart, row)
-        return lambda: self._shoppers.append(shopper)
+        return Shopper(customer, address, 0, 300_000, cart, row)
+
+    async def _open_wallet(self, work: Work, shopper: Shopper) -> None:
+        shopper.wallet = await work.insert("accounts", kind="wallet", customer_id=shopper.id, balance_cents=0)
+        await work.book("first deposit", (shopper.wallet, shopper.balance), (BANK, -shopper.balance))
 
     async def _profile(self, work: Work) -> Callable[[], None] | None:
         shopper = self._shopper()
@@ -642,25 +575,24 @@ class Client:
         holders = [shopper for shopper in self._shoppers if getattr(shopper, of)]
         return self._chance.choice(holders) if holders else None
 
-    async def _read_back(self, work: Work, shopper: Shopper, order: Order) -> None:
-        """Lock the client's own order and wallet, and see that they are what the client was told."""
+    async def _read_order(self, work: Work, order: Order) -> None:
+        """Lock the client's own order, and see that it is what the client was told."""
         seen = await work.one(
             "SELECT status::text, total_cents, notes FROM orders WHERE id = %s FOR UPDATE", (order.id,)
         )
         if seen != (order.status, order.total, order.notes):
             work.wrong.append(f"order {order.id} reads {seen}, acknowledged {order.status, order.total, order.notes}")
+
+    async def _read_wallet(self, work: Work, shopper: Shopper) -> None:
+        """Lock the client's own wallet, and see that it is what the client was told."""
         seen = await work.one("SELECT balance_cents FROM accounts WHERE id = %s FOR UPDATE", (shopper.wallet,))
         if seen != (shopper.balance,):
             work.wrong.append(f"wallet {shopper.wallet} reads {seen}, acknowledged {shopper.balance}")
 
 
-def moment() -> str:
-    """Return the present moment as a timestamptz that reads back the same."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: int, prepared: bool = True) -> None:
+async def drive(crew: list[Client], journal: Journal, *, rate: float, run: str) -> None:
     """Run the clients at this many transactions a second in all, until SIGTERM, SIGINT or the parent's end."""
+    clients = len(crew)
     parent = os.getppid()
     going, stop = asyncio.Event(), asyncio.Event()
     going.set()
@@ -675,8 +607,6 @@ async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: 
         loop.add_signal_handler(name, end)
     loop.add_signal_handler(signal.SIGUSR1, going.clear)
     loop.add_signal_handler(signal.SIGUSR2, going.set)
-    run = f"{int(time.time()):x}"
-    crew = [Client(number, clients, url, journal, run=run, seed=seed, prepared=prepared) for number in range(clients)]
     await asyncio.gather(*(client.prepare() for client in crew))
     journal.mark(start={"clients": clients, "rate": rate, "run": run, "pid": os.getpid()})
 
@@ -714,10 +644,6 @@ async def drive(url: str, journal: Journal, *, clients: int, rate: float, seed: 
     journal.mark(end=True)
 
 
-def _parameter(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
-
-
 def _since(due: float) -> float:
     return round((time.time() - due) * 1000, 2)
 
@@ -739,17 +665,11 @@ def main() -> None:
     arguments = parser.parse_args()
     url = os.environ["STOREFRONT_URL"]
     journal = Journal(arguments.journal)
+    run = f"{int(time.time()):x}"
+    clients, seed, prepared = arguments.clients, arguments.seed, not arguments.unprepared
+    crew = [Client(number, clients, url, journal, run=run, seed=seed, prepared=prepared) for number in range(clients)]
     try:
-        asyncio.run(
-            drive(
-                url,
-                journal,
-                clients=arguments.clients,
-                rate=arguments.rate,
-                seed=arguments.seed,
-                prepared=not arguments.unprepared,
-            )
-        )
+        asyncio.run(drive(crew, journal, rate=arguments.rate, run=run))
     finally:
         journal.close()
 

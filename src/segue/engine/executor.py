@@ -760,10 +760,11 @@ class Executor:
         expectation = step.params.check_after
         if expectation is None:
             return
+        began = clock.ticks()
         names, rows = run.target.query(expectation.query, run.patience.work, limit=wanted(expectation))
         answer = meets(expectation, rows)
         self.record.validation(
-            answer.as_json(expectation.query, names),
+            answer.as_json(expectation.query, names, clock.ticks() - began),
             step=step.params.name,
             tolerance=expectation.tolerance,
             blocking=step.params.blocking,

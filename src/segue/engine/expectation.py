@@ -25,14 +25,16 @@ class Answer:
     actual: Any
     said: str
 
-    def as_json(self, query: str, names: Sequence[str]) -> dict[str, Any]:
-        """Return the verdict as the store keeps it."""
+    def as_json(self, query: str, names: Sequence[str], seconds: float) -> dict[str, Any]:
+        """Return the verdict as the store keeps it; `seconds` is how long the query took."""
         return {
             "query": query,
             "columns": list(names),
             "expected": self.expected,
             "actual": self.actual,
             "passed": self.passed,
+            "error": None if self.passed else self.said,
+            "seconds": round(seconds, 6),
         }
 
 

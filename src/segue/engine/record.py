@@ -381,6 +381,8 @@ class Record:
                     tolerance=tolerance,
                     passed=verdict["passed"],
                     blocking=blocking,
+                    error_message=verdict["error"],
+                    seconds=verdict["seconds"],
                 )
             )
 

@@ -216,6 +216,16 @@ def resolve(session: Session, settings: Settings, name: str) -> tuple[Environmen
     return row, secrets.decrypt(settings, row.database_url)
 
 
+def places(store: Store, settings: Settings) -> Callable[[str], str]:
+    """Return what finds an environment's URL by its name; it raises as `resolve` does."""
+
+    def find(name: str) -> str:
+        with store.session() as session:
+            return resolve(session, settings, name)[1]
+
+    return find
+
+
 def remove(session: Session, settings: Settings, name: str) -> bool:
     """Remove an environment: delete it, or keep it inactive while executions of it are stored (then True).
 

@@ -473,6 +473,7 @@ def _drive(
     steps = _ordered(plan, parts)
     owner = _owner(settings)
     target = database.open_target(url, execution=execution, holder=owner, schema=plan.target_schema)
+    target.places = environments.places(store, settings)
     try:
         if seen is not None and target.fence <= seen and options.resolve is None:
             # The fence only grows: here it began anew, and what the target showed of a step half done went with it.

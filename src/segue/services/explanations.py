@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segue.planning.prediction import StepPrediction
     from segue.ports import Parts, StepKind
     from segue.services.plans import Checked
+    from segue.settings import Settings
     from segue.store.tables.environments import EnvironmentRow
 
 #: How long a lock of a class is held, in words.
@@ -57,6 +58,7 @@ class StepWords:
     approval: str
     facts: tuple[str, ...]
     notes: tuple[str, ...]
+    stage: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the step for machines."""
@@ -81,6 +83,7 @@ class Explanation:
     steps: tuple[StepWords, ...]
     environment: str | None = None
     unknown: tuple[str, ...] = ()
+    contacts: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the explanation for machines."""
@@ -117,7 +120,35 @@ def explain(
         steps=steps,
         environment=env_row.name if env_row is not None else None,
         unknown=tuple(assessed["unknown"]) if assessed is not None else (),
+        contacts=tuple(plan.contacts),
     )
+
+
+def explain_in(
+    settings: Settings, plan: str, checked: Checked | None, environment: str | None, parts: Parts
+) -> tuple[Explanation, str]:
+    """Explain a stored plan, or one that was read, as it is in an environment; there it is assessed, for a second.
+
+    Where its database cannot be reached, the last assessment counts, and the second value says what was not seen.
+    Raises NotFound.
+    """
+    from segue.services import assessments, environments, plans
+    from segue.store import open_store
+
+    with open_store(settings) as store:
+        with store.session() as session:
+            row = plans.get(session, plan) if checked is None else None
+            if row is not None:
+                checked = plans.stored(row, parts)
+            assert checked is not None  # noqa: S101 - one of both is given
+            if environment is None:
+                return explain(checked, parts), ""
+            env_row, url = environments.resolve(session, settings, environment)
+            last = assessments.kept(row, environment) if row is not None else None
+        found = assessments.assess(store, settings, parts, checked.plan, env_row, url)
+    content = found.as_json() if found.assessed or last is None else last
+    unseen = "" if found.assessed else found.unknown[0]
+    return explain(checked, parts, env_row=env_row, assessed=content), unseen
 
 
 # -- the plan
@@ -235,6 +266,7 @@ def _step(
         approval=_step_approval(params, plan),
         facts=tuple(_facts(facts)) if facts is not None else (),
         notes=tuple(_sentence(note) for note in (facts["notes"] if facts is not None else step.notes)),
+        stage=params.stage,
     )
 
 
