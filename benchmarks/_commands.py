@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from psycopg import conninfo
+
 from benchmarks._rounds import Timing
 from benchmarks._server import run_child
 from segue.errors import StepFailed
@@ -32,6 +34,12 @@ def command(folder: Path, arguments: list[str], text: str) -> None:
     )
     if done.returncode:
         raise StepFailed(f"segue {arguments[0]} ended with exit code {done.returncode}", details=[done.stderr.strip()])
+
+
+def libpq(url: str) -> dict[str, str]:
+    """Return the variables by which a program that uses libpq finds a database."""
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    return {names[name]: str(value) for name, value in conninfo.conninfo_to_dict(url).items() if name in names}
 
 
 def timed_run(folder: Path, plan: Path, url: str, number: int) -> Timing:

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import conninfo, sql
 
-from benchmarks._commands import command, environ
+from benchmarks._commands import command, environ, libpq
 from benchmarks._rewriting import BINARIES, FACTS, FILL, INDEXES, TABLE
 from benchmarks._rounds import Stage, Timing
 from benchmarks._server import Server, run_child, server
@@ -121,10 +121,10 @@ class _Stage:
         began = time.perf_counter()
         self._run(
             [str(BINARIES / "pg_dump"), "-Fd", "-Z0", "-j", JOBS, "-f", str(place)],
-            self._tools(_variables(self.source)),
+            self._tools(libpq(self.source)),
         )
         restore = [str(BINARIES / "pg_restore"), "-j", JOBS, "-d", str(conninfo.conninfo_to_dict(url)["dbname"])]
-        self._run([*restore, str(place)], self._tools(_variables(url)))
+        self._run([*restore, str(place)], self._tools(libpq(url)))
         seconds = time.perf_counter() - began
         shutil.rmtree(place, ignore_errors=True)
         return seconds, {}
@@ -151,11 +151,6 @@ class _Stage:
             left: Any = connection.execute("select count(*) from pg_namespace where nspname like 'segue%'").fetchone()
         if tuple(after) != self.facts or indexes[0] != 1 + len(INDEXES) or left[0]:
             raise StepFailed(f"{contender} left the table wrong: {after}, {indexes[0]} indexes, {left[0]} schemas")
-
-
-def _variables(url: str) -> dict[str, str]:
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
-    return {names[name]: str(value) for name, value in conninfo.conninfo_to_dict(url).items() if name in names}
 
 
 BENCHMARK = CopyBenchmark()

@@ -89,6 +89,16 @@ def test_copy_says_what_it_measured(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_verify_says_what_it_measured(scratch: Path) -> None:
+    done = run("verify", "--json", "--rounds", "1", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["ratios"]) == {"segue/reladiff", "segue_text/reladiff_text", "segue_ten/reladiff_ten"}
+    assert 0 < content["values"]["peak_memory_mb"] < 200
+    assert list(scratch.iterdir()) == []
+
+
 def test_interrupted_benchmark_leaves_nothing(scratch: Path) -> None:
     process = subprocess.Popen(
         command("backfill", "--rounds", "1", "--scale", "0.01"),
