@@ -31,13 +31,15 @@ class Judged:
 
 def lines_of(text: str) -> Callable[[int], tuple[int, int]]:
     """Return a function from a character's place to its line and column, both from 1."""
-    starts = [0]
-    at = text.find("\n")
-    while at >= 0:
-        starts.append(at + 1)
-        at = text.find("\n", at + 1)
+    starts: list[int] = []
 
     def position(offset: int) -> tuple[int, int]:
+        if not starts:  # nobody asks of most texts
+            starts.append(0)
+            at = text.find("\n")
+            while at >= 0:
+                starts.append(at + 1)
+                at = text.find("\n", at + 1)
         line = bisect.bisect_right(starts, offset)
         return line, offset - starts[line - 1] + 1
 
@@ -80,9 +82,10 @@ class Judge:
         history, wanted = self.history, self._wanted
         history.next_file(in_transaction=wanted.in_transaction if in_transaction is None else in_transaction)
         position = lines_of(text)
-        judged = Judged(statements=len(statements))
+        judged = Judged(statements=sum(statement.number for statement in statements))
         live = wanted.informed
-        end = Changed("", len(text.rstrip()), (End(offset=len(text.rstrip())),))
+        last = len(text.rstrip())
+        end = Changed("", last, (End(offset=last),))
         for statement in (*statements, end):
             for change in statement.changes:
                 for rule in self._by_kind.get(type(change), ()):

@@ -6,8 +6,8 @@ drops a column. Names are written as SQL writes them (`orders`, `public.orders`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 #: Where a new column's values come from: "constant" and "stable" are one for all rows, "volatile" one for each,
 #: "unknown" calls a function that the text does not tell about.
@@ -338,5 +338,4 @@ class Changed:
     sql: str
     offset: int
     changes: tuple[Change, ...]
-    #: Where it came from, for the grammar that read it.
-    origin: Any = field(default=None, compare=False, repr=False)
+    number: int = 1  # of statements that are so alike that they are one here: rows for the same table

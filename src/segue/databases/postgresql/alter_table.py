@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segue.databases.postgresql import forms
+from segue.databases.postgresql import forms, grammar
 from segue.databases.postgresql.relations import mentioned, qualified, strings, table_name, volatile_calls
 from segue.model.impact import Duration, Lock
 
@@ -221,9 +221,9 @@ def _add_constraint(command: Any, definition: Any, table: str, effects: Effects)
 
 def _never_null(expression: Any) -> str | None:
     """Return the column of an expression that is `column IS NOT NULL` and nothing else."""
-    from postgast import pg_query_pb2 as pb
-
-    if expression.WhichOneof("node") != "null_test" or expression.null_test.nulltesttype != pb.IS_NOT_NULL:
+    if expression.WhichOneof("node") != "null_test":
+        return None
+    if grammar.symbol("NullTestType", expression.null_test.nulltesttype) != "IS_NOT_NULL":
         return None
     argument = expression.null_test.arg
     names = strings(argument.column_ref.fields) if argument.WhichOneof("node") == "column_ref" else []

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import grammar
 from segue.databases.postgresql.effects import Names
+from segue.databases.postgresql.grammar import FEWER_LEVELS, TOO_DEEP
 from segue.databases.postgresql.impact import judge
 from segue.databases.postgresql.relations import descendants, object_name, strings, unwrapped
 from segue.errors import InvalidInput, SqlSyntaxError
 from segue.model.impact import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-TOO_DEEP = "the SQL is nested too deeply to be judged"
-FEWER_LEVELS = "write it in fewer levels, or as a function"
-#: Text from which the parser could need more stack than a thread ordinarily has, and the stack it gets then: the
-#: longest plan file's worth of one operator after another.
-CRAMPED_BYTES = 20_000
-ROOM_BYTES = 512 << 20
+    from collections.abc import Iterator
 
 
 def statements(sql: str) -> list[Statement]:
@@ -40,17 +34,17 @@ def statements(sql: str) -> list[Statement]:
 
 def node(sql: str) -> Any:
     """Return the syntax tree of one statement, for those who look at it again with a catalogue at hand."""
-    return _parsed(sql, _Positions(sql)).stmts[0].stmt
+    return _parsed(sql).stmts[0].stmt
 
 
 def tree(sql: str) -> Any:
     """Return the syntax tree of a whole text, whatever is in it. Raises SqlSyntaxError."""
-    return _parsed(sql, _Positions(sql))
+    return _parsed(sql)
 
 
 def _judged(sql: str) -> list[Statement]:
+    tree = _parsed(sql)
     positions = _Positions(sql)
-    tree = _parsed(sql, positions)
     tokens = _tokens(positions)
     names = Names()
     found = []
@@ -84,73 +78,27 @@ class _Positions:
     """The parser counts bytes, people and Python count characters."""
 
     def __init__(self, sql: str) -> None:
-        self.raw = sql.encode("utf-8", errors="surrogatepass")
+        self.raw = sql.encode()
 
     def character(self, byte: int) -> int:
         """Return the character that begins at a byte."""
         return len(self.raw[:byte].decode("utf-8", errors="ignore"))
 
 
-def _parsed(sql: str, positions: _Positions) -> Any:
-    from google.protobuf.internal import api_implementation
-    from google.protobuf.message import DecodeError
-    from postgast import PgQueryError, parse
+def _parsed(sql: str) -> Any:
+    """Return the tree as postgast's own messages, which others change and write SQL from."""
+    from postgast.pg_query_pb2 import ParseResult
 
-    # Otherwise a tree of more than a hundred levels is refused, and fifty terms joined by || are that deep.
-    deepen = getattr(getattr(api_implementation, "_c_module", None), "SetAllowOversizeProtos", None)
-    if deepen is not None:  # protobuf in pure Python knows no limit but its own recursion
-        deepen(True)
-    if "\x00" in sql:
-        # The C library would stop reading there, and what comes after would silently never run.
-        raise SqlSyntaxError("the text contains a NUL character", sql.index("\x00"))
     try:
-        positions.raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SqlSyntaxError("the text is not valid Unicode", positions.character(error.start)) from error
-    try:
-        return _with_room(lambda: parse(sql), len(positions.raw))
-    except DecodeError as error:
-        raise SqlSyntaxError(TOO_DEEP, 0, hint=FEWER_LEVELS) from error
-    except PgQueryError as error:
-        # Unlike places in the tree, and whatever postgast's own words say, this one counts characters.
-        offset = max(error.cursorpos - 1, 0)
-        if sql[offset : offset + 1] == "\\":
-            raise SqlSyntaxError(
-                "psql commands that begin with a backslash are not SQL",
-                offset,
-                hint="write the SQL that the command stands for",
-            ) from error
-        if _reads_stdin(sql[:offset]):
+        return grammar.tree(sql, ParseResult)
+    except SqlSyntaxError as error:
+        if _reads_stdin(sql[: error.offset]):
             raise SqlSyntaxError(
                 "COPY … FROM STDIN with its data cannot be in a plan",
-                offset,
+                error.offset,
                 hint="load the data with a script of its own, or write INSERT",
             ) from error
-        raise SqlSyntaxError(error.message, offset) from error
-
-
-def _with_room(parse: Callable[[], Any], size: int) -> Any:
-    """Call the parser where its recursion has room: on an ordinary stack a long chain of operators ends the process."""
-    if size < CRAMPED_BYTES:
-        return parse()
-    found: list[Any] = []
-
-    def work() -> None:
-        try:
-            found.append(parse())
-        except BaseException as error:
-            found.append(error)
-
-    before = threading.stack_size(ROOM_BYTES)
-    try:
-        thread = threading.Thread(target=work, name="segue parser")
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+        raise
 
 
 def _reads_stdin(before: str) -> bool:

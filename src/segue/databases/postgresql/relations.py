@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import grammar
 from segue.model.impact import Lock
 
 if TYPE_CHECKING:
@@ -34,13 +35,9 @@ _VOLATILE = frozenset(
 @lru_cache(maxsize=4096)
 def quoted(name: str) -> str:
     """Return a name as SQL writes it, in double quotes only where it needs them."""
-    from postgast import scan
-
-    if _PLAIN.match(name):
-        kind = scan(name).tokens[0].keyword_kind
-        # 0 is no keyword, 1 an unreserved one: both may stand as a table's name without quotes.
-        if kind <= 1:
-            return name
+    # A keyword of kind 1 is unreserved: it may stand as a table's name without quotes.
+    if _PLAIN.match(name) and (name not in grammar.words() or grammar.tokens(name)[0].keyword_kind <= 1):
+        return name
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from segue.databases.postgresql import grammar
 from segue.databases.postgresql.changes.columns import constraint_of
 from segue.databases.postgresql.naming import bare
 from segue.databases.postgresql.relations import quoted, table_name
@@ -199,9 +200,7 @@ def proved(alter: str, table: str, column: str, version: int | None) -> list[str
 
 
 def _word(command: Any) -> str:
-    from postgast import pg_query_pb2 as pb
-
-    return str(pb.AlterTableType.Name(command.subtype))
+    return grammar.symbol("AlterTableType", command.subtype)
 
 
 @dataclass(slots=True)
@@ -223,16 +222,14 @@ class _Words:
     """A statement's text by its tokens and its tree; places count bytes, as the tree's do."""
 
     def __init__(self, statement: Changed) -> None:
-        from postgast import pg_query_pb2 as pb
-        from postgast import scan
-
         self.statement = statement
-        self.node, self._first = statement.origin
+        self.node = grammar.tree(statement.sql).stmts[0].stmt
         self.raw = statement.sql.encode()
         self.spans: list[tuple[int, int]] = []
         self.comments: list[str] = []
-        for token in scan(statement.sql).tokens:
-            if token.token in (pb.SQL_COMMENT, pb.C_COMMENT):
+        comments = (grammar.number("Token", "SQL_COMMENT"), grammar.number("Token", "C_COMMENT"))
+        for token in grammar.tokens(statement.sql):
+            if token.token in comments:
                 self.comments.append(self.text(token.start, token.end))
             else:
                 self.spans.append((token.start, token.end))
@@ -287,7 +284,7 @@ class _Words:
                 item = definition.constraint
                 if constraint_of(item, change.table) == change.constraint:
                     name = change.constraint.name or change.constraint.default_name
-                    return _Found(self, item, name, item.location - self._first, end, number)
+                    return _Found(self, item, name, item.location, end, number)
             elif word == "AT_AddColumn" and change.inline and not command.missing_ok:
                 found = self._inline(definition.column_def, change, number, end)
                 if found:
@@ -295,20 +292,18 @@ class _Words:
         return None
 
     def _inline(self, column: Any, change: to.AddConstraint, number: int, end: int) -> _Found | None:
-        from postgast import pg_query_pb2 as pb
-
         items = [node.constraint for node in column.constraints]
-        kinds = [pb.ConstrType.Name(item.contype) for item in items]
+        kinds = [grammar.symbol("ConstrType", item.contype) for item in items]
         for at, item in enumerate(items):
             if constraint_of(item, change.table, column.colname) != change.constraint:
                 continue
             behind = at + 1
             while behind < len(items) and kinds[behind].startswith("CONSTR_ATTR"):
                 behind += 1
-            ends = [other.location - self._first for other in items[behind:]]
+            ends = [other.location for other in items[behind:]]
             if column.HasField("coll_clause"):
-                ends.append(column.coll_clause.location - self._first)
-            begin = item.location - self._first
+                ends.append(column.coll_clause.location)
+            begin = item.location
             stop = self.before(min((place for place in ends if place > begin), default=end))
             name, cut = item.conname or change.constraint.default_name, begin
             if item.conname:  # CONSTRAINT name goes along with it
@@ -325,7 +320,7 @@ class _Words:
         self.only = "" if node.relation.inh else "ONLY "
         self.alter = f"ALTER TABLE {'IF EXISTS ' if node.missing_ok else ''}{self.only}{self.table}"
         self.commands = [item.alter_table_cmd for item in node.cmds]
-        place = node.relation.location - self._first
+        place = node.relation.location
         tokens = self.tokens()
         at = next((index for index, span in enumerate(self.spans) if span[0] == place), None)
         if at is None or tokens[0].lower() != b"alter" or tokens[1].lower() != b"table":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segue.databases.postgresql.alter_table import _SERIAL, _never_null
-from segue.databases.postgresql.changes.words import symbol
+from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.naming import constraint_name
 from segue.databases.postgresql.relations import strings, table_name, volatile_calls
 from segue.model import changes as to

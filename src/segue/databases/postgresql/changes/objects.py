@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segue.databases.postgresql.changes.words import cascades, kind_of, of_relation, symbol
+from segue.databases.postgresql.changes.words import cascades, kind_of, of_relation
+from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.relations import object_name, qualified, table_name
 from segue.model import changes as to
 

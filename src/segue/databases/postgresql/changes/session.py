@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segue.databases.postgresql.changes.words import symbol
+from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.relations import qualified, strings
 from segue.model import changes as to
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.alter_table import _FORMS, _LIGHT_PARAMETERS
 from segue.databases.postgresql.changes.columns import column_form, column_of, constraint_form, constraint_of
-from segue.databases.postgresql.changes.words import cascades, kind_of, symbol
+from segue.databases.postgresql.changes.words import cascades, kind_of
+from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.relations import qualified, strings, table_name, unwrapped
 from segue.model import changes as to
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
+from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.relations import table_name
 from segue.model import changes as to
 
 Reader = Callable[[Any, int], Iterator[to.Change]]
-
-
-@cache
-def symbol(enum: str, number: int) -> str:
-    """Return the parser's name of a number in one of its enumerations."""
-    from postgast import pg_query_pb2 as pb
-
-    name: str = getattr(pb, enum).Name(number)
-    return name
 
 
 def kind_of(number: int) -> str:
