@@ -30,7 +30,7 @@ class InvalidShape(InvalidInput):
         for number, (line, one) in enumerate(zip(lines, self.problems, strict=True)):
             details += [line] if number else []
             details += tree.excerpt(one.line, one.column) if tree else []
-        super().__init__(lines[0], hint="docs/reshape.md shows a shape file", details=details)
+        super().__init__(lines[0], hint="docs/move.md shows a shape file", details=details)
 
 
 def read(text: str, *, file: str) -> Shape:

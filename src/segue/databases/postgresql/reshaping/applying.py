@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from segue import clock
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain
 from segue.databases.postgresql.locking import set_local
-from segue.databases.postgresql.moving.support import told, where
+from segue.databases.postgresql.moving.support import check_drift, told, where
 from segue.databases.postgresql.passing import pass_through
 from segue.databases.postgresql.reshaping import wording
-from segue.databases.postgresql.reshaping.capture import backlog
+from segue.databases.postgresql.reshaping.capture import backlog, check
 from segue.databases.postgresql.reshaping.searching import culprit
 from segue.engine import journal
-from segue.errors import Blocked, PrivilegeMissing, StepFailed
+from segue.errors import Blocked, DriftFound, PrivilegeMissing, StepFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,8 @@ ENTRIES = 5_000
 #: Before a turn waits longer than this for a table that is being emptied or altered, or for another one's turn, it
 #: gives way.
 LOCK_WAIT = 0.3
+#: So often, in seconds, is looked at what seldom changes.
+LOOK_AGAIN = 1.0
 # A list is never analysed, so the planner knows nothing of it; of so few keys each is looked up in the key's index.
 _SHUNNED = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 _FEW = "set local jit = off; " + "; ".join(f"set local {name} = off" for name in _SHUNNED)
@@ -44,6 +47,10 @@ class Turned:
 
     entries: int
     more: bool | None
+
+
+class _GiveWay(Exception):
+    """Another process is at it."""
 
 
 class _Collision(Exception):
@@ -76,6 +83,8 @@ class Applier:
     def __init__(self, pair: Pair, away: Side, way: Way) -> None:
         self._pair, self._away, self._into, self._way = pair, away, pair.other(away), way
         self._stack = ExitStack()
+        self._watched: float | None = None
+        self._leveled = -LOOK_AGAIN
 
     def __enter__(self) -> Applier:
         pins = {"idle_in_transaction_session_timeout": "0"}
@@ -105,6 +114,19 @@ class Applier:
         with told(where(self._pair, self._away)):
             return backlog(self._pair, self.out, self._way.logs)
 
+    def strays(self) -> list[str]:
+        """Return rows that were touched and that no part of the shape takes; entries of rows that are gone are dropped.
+
+        Only while nobody else writes.
+        """
+        found: list[str] = []
+        with told(where(self._pair, self._away)):
+            for log in self._way.logs:
+                self.out.execute(wording.forget_gone(self._pair, log))
+                rows = self.out.execute(wording.kept_back(self._pair, log)).fetchall()
+                found += [f"{row[0]} of {log.table}" for row in rows]
+        return found
+
     def turn(self, most: int | None = ENTRIES, *, limit: float = 0.0) -> Turned:
         """Carry over what was touched: entries up to `most` of each log, or all that there are.
 
@@ -124,48 +146,108 @@ class Applier:
 
     def _turn(self, most: int | None, limit: float) -> Turned:
         pair = self._pair
-        with told(where(pair, self._away)):
-            try:
-                with self.out.transaction():
-                    if (snapshot := self._enter(limit)) is None:
-                        return Turned(0, None)
-                    with told(where(pair, self._into)), self.into.transaction():
-                        turned = self._carry(most, snapshot, limit)
-                    # The other side has it: were this undone, it would be carried over again, to the same end.
-                    journal.point("reshape-applied")
-            except psycopg.errors.LockNotAvailable:
-                return Turned(0, None)
+        try:
+            with told(where(pair, self._away)), self.out.transaction():
+                self._enter(limit)
+                if not self._waits():
+                    self._say_level()
+                    return Turned(0, False)
+                self._watch()
+                number, snapshot = self._count()
+                with told(where(pair, self._into)), self.into.transaction():
+                    self._begin(number, snapshot, limit)
+                    turned = self._carry(most)
+                # The other side has it: were this undone, it would be carried over again, to the same end.
+                journal.point("reshape-applied")
+        except _GiveWay:
+            return Turned(0, None)
         journal.point("reshape-turned")
         return turned
 
-    def _enter(self, limit: float) -> str | None:
+    def _enter(self, limit: float) -> None:
         """Begin: locks first, since a snapshot from before them would not know that a table was emptied."""
         out, schema = self.out, sql.Identifier(self._pair.name)
         tables = sql.SQL(", ").join(map(sql.SQL, self._way.origins))
         out.execute("set transaction isolation level repeatable read, read write")
         set_local_before_snapshot(out, "lock_timeout", LOCK_WAIT)
         set_local_before_snapshot(out, "statement_timeout", limit)
-        out.execute(sql.SQL("lock table {} in exclusive mode").format(sql.Identifier(self._pair.name, "turn")))
-        out.execute(sql.SQL("lock table {} in access share mode").format(tables))
+        try:
+            out.execute(sql.SQL("lock table {} in exclusive mode").format(sql.Identifier(self._pair.name, "turn")))
+            out.execute(sql.SQL("lock table {} in access share mode").format(tables))
+        except psycopg.errors.LockNotAvailable as error:
+            raise _GiveWay from error
         set_local_before_snapshot(out, "lock_timeout", 0)
-        row = out.execute(sql.SQL("select open, pg_current_snapshot()::text from {}.state").format(schema)).fetchone()
-        if row is None or not row[0]:
+        if not _yes(out, sql.SQL("select open from {}.state").format(schema)):
             raise Blocked(f"{where(self._pair, self._away)} is not open, so nothing goes from there")
-        return str(row[1])
 
-    def _carry(self, most: int | None, snapshot: str, limit: float) -> Turned:
-        pair, out, into = self._pair, self.out, self.into
+    def _waits(self) -> bool:
+        """Tell whether there is anything to carry over."""
+        looks = sql.SQL(" or ").join(
+            sql.SQL("exists (select from {})").format(sql.Identifier(self._pair.name, f"log_{log.number}"))
+            for log in self._way.logs
+        )
+        return _yes(self.out, sql.SQL("select {}").format(looks))
+
+    def _say_level(self) -> None:
+        """Note on the other side that there was nothing, if it was not noted just now."""
+        if clock.ticks() - self._leveled < LOOK_AGAIN:
+            return
+        self._leveled = clock.ticks()
+        with told(where(self._pair, self._into)), self.into.transaction():
+            set_local(self.into, "lock_timeout", LOCK_WAIT)
+            self.into.execute(
+                sql.SQL("update {0}.position set level_at = now() where not (select open from {0}.state)").format(
+                    sql.Identifier(self._pair.name)
+                )
+            )
+
+    def _watch(self) -> None:
+        """See now and then whether what is followed is still what it was; raises DriftFound."""
+        if self._watched is None or clock.ticks() - self._watched > LOOK_AGAIN:
+            check_drift(self._pair, self._away, self.out)
+            check(self._pair, self.out, self._way.logs)
+            self._watched = clock.ticks()
+
+    def _count(self) -> tuple[int, str]:
+        """Return this turn's number and the snapshot that it sees."""
+        row = self.out.execute(
+            sql.SQL(
+                "update {}.position set sent = sent + 1 returning sent, pg_catalog.pg_current_snapshot()::text"
+            ).format(sql.Identifier(self._pair.name))
+        ).fetchone()
+        return (int(row[0]), str(row[1])) if row else (0, "")
+
+    def _begin(self, number: int, snapshot: str, limit: float) -> None:
+        """Begin on the side that rows go to, past its fence. Raises DriftFound where it was set back."""
+        pair, into = self._pair, self.into
         set_local(into, "statement_timeout", limit)
         skip_triggers(into)
-        row = into.execute(
-            sql.SQL(
-                "update {0}.position set xact = pg_current_xact_id(), snapshot = %s::pg_snapshot, at = now() "
-                "returning (select open from {0}.state)"
-            ).format(sql.Identifier(pair.name)),
-            [snapshot],
-        ).fetchone()
-        if row is None or row[0]:
+        # What would be found at the commit alone could not be answered by a whole snapshot.
+        into.execute("set constraints all immediate")
+        set_local(into, "lock_timeout", LOCK_WAIT)
+        query = sql.SQL(
+            "update {0}.position set xact = pg_catalog.pg_current_xact_id(), snapshot = %(snapshot)s::pg_snapshot, "
+            "at = now(), taken = case when taken = %(number)s - 1 then %(number)s else taken end "
+            "returning taken = %(number)s, (select open from {0}.state)"
+        )
+        try:
+            row = into.execute(
+                query.format(sql.Identifier(pair.name)), {"snapshot": snapshot, "number": number}
+            ).fetchone()
+        except psycopg.errors.LockNotAvailable as error:
+            raise _GiveWay from error
+        set_local(into, "lock_timeout", 0)
+        if row is None or row[1]:
             raise Blocked(f"{where(pair, self._into)} is open, so nothing is carried there")
+        if not row[0]:
+            raise DriftFound(
+                f"{where(pair, self._into)} and {where(pair, self._away)} do not know of the same turns",
+                hint="one of them was restored from a backup, or failed over to a standby that was behind: what was "
+                "carried over since is gone there. `segue move cancel`, and begin again",
+            )
+
+    def _carry(self, most: int | None) -> Turned:
+        pair, out, into = self._pair, self.out, self.into
         with told(where(pair, self._away)):
             emptied = {log.number for log in self._way.logs if _yes(out, wording.emptied(pair, log.number))}
         entries, more = 0, False
@@ -175,13 +257,9 @@ class Applier:
                 taken, keys = self._list(group, None if anew else most, anew=anew)
             entries += taken
             more = more or (most is not None and not anew and taken >= most)
-            if anew:
+            if keys or anew:
                 for landing in group.landings:
-                    if landing.leads:
-                        into.execute(wording.clear(landing))
-            if keys:
-                for landing in group.landings:
-                    self._land(group, landing, keys)
+                    self._land(group, landing, keys, anew=anew)
         with told(where(pair, self._away)):
             for number in emptied:
                 out.execute(wording.forget_emptied(pair, number))
@@ -200,7 +278,7 @@ class Applier:
         out.execute(_MANY if keys > ENTRIES else _FEW)
         return taken, keys
 
-    def _land(self, group: Group, landing: Landing, keys: int) -> None:
+    def _land(self, group: Group, landing: Landing, keys: int, *, anew: bool) -> None:
         pair, out, into = self._pair, self.out, self.into
         query = wording.copy_out(wording.read_listed(group, landing), landing)
         with told(where(pair, self._away)):
@@ -220,9 +298,11 @@ class Applier:
             into.execute(sql.SQL("analyze {}").format(wording.stage(landing)))
         into.execute(_MANY if keys > ENTRIES else _FEW)
         try:
+            if anew and landing.leads:
+                into.execute(wording.clear_others(landing))
             for statement in wording.put(landing):
                 into.execute(statement)
-        except psycopg.errors.UniqueViolation as error:
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
             raise _Collision(error) from error
         if landing.guard is not None and (row := into.execute(wording.strangers(landing)).fetchone()):
             raise StepFailed(

@@ -13,14 +13,15 @@ from segue.databases.postgresql.moving.support import relations
 from segue.databases.postgresql.online.blueprint import Place
 from segue.databases.postgresql.online.capture import VACUUM_ENTRIES, identify
 from segue.engine import journal
+from segue.errors import DriftFound
 from segue.model.impact import Lock
 from segue.planning.expressions import quoted
 from segue.ports import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from segue.databases.postgresql.moving.support import Connection, Pair
+    from segue.databases.postgresql.moving.support import Connection, Pair, Relation
     from segue.databases.postgresql.reshaping.ways import Log
 
     Note = Callable[[str], None]
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _EVENTS = ("insert", "update", "delete", "truncate")
 _STANDING = """
 select t.tgname::text, t.tgenabled::text from pg_catalog.pg_trigger as t
-where t.tgrelid = pg_catalog.to_regclass(%s) and not t.tgisinternal and pg_catalog.starts_with(t.tgname, %s)
+where t.tgrelid = pg_catalog.to_regclass(%s) and not t.tgisinternal and t.tgname = any(%s)
 """
 _APPLIED = """
 select exists (select from pg_catalog.pg_subscription_rel as s where s.srrelid = pg_catalog.to_regclass(%s))
@@ -38,7 +39,7 @@ select pg_catalog.format('%%I.%%I', n.nspname, c.relname), array_agg(t.tgname::t
 from pg_catalog.pg_trigger as t
 join pg_catalog.pg_class as c on c.oid = t.tgrelid
 join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-where pg_catalog.starts_with(t.tgname, %s) and not t.tgisinternal and t.tgparentid = 0
+where t.tgname = any(%s) and not t.tgisinternal and t.tgparentid = 0
 group by c.oid, n.nspname, c.relname order by c.oid
 """
 
@@ -57,7 +58,8 @@ def prepare(pair: Pair, connection: Connection, logs: Sequence[Log], filters: di
             for name, body in _bodies(pair, log).items():
                 _function(connection, sql.Identifier(pair.name, f"{log_name(log)}_{name}"), body)
             if log.table in filters:
-                _function(connection, _row_fence(pair, log), _fence_body(pair, filters[log.table]))
+                _function(connection, _fence(pair, log, "rows"), _fence_body(pair, filters[log.table]))
+                _function(connection, _fence(pair, log, "emptied"), _emptied_body(pair, log, filters[log.table]))
     journal.point("reshape-prepared")
 
 
@@ -120,8 +122,18 @@ def _function(connection: Connection, name: sql.Identifier, body: sql.Composable
     )
 
 
-def _row_fence(pair: Pair, log: Log) -> sql.Identifier:
-    return sql.Identifier(pair.name, f"fence_{log.number}")
+def _names(pair: Pair, events: Sequence[str] = _EVENTS) -> list[str]:
+    """Return what the triggers that log are called."""
+    return [f"{pair.name}_{event}" for event in events]
+
+
+def _by_rows(pair: Pair) -> str:
+    """Return what the fence of rows is called."""
+    return f"{pair.name}-rows"
+
+
+def _fence(pair: Pair, log: Log, kind: str) -> sql.Identifier:
+    return sql.Identifier(pair.name, f"fence_{log.number}_{kind}")
 
 
 def _fence_body(pair: Pair, condition: str) -> sql.Composed:
@@ -129,33 +141,57 @@ def _fence_body(pair: Pair, condition: str) -> sql.Composed:
     schema = sql.Identifier(pair.name)
     look = sql.SQL(
         "if tg_op <> {} then\nif exists (select from (select ({}).*) as s where ({})) and not {}.own() then\n"
-        "perform {}.refuse(tg_table_schema, tg_table_name);\nend if;\nend if;\n"
+        "perform {}.refuse(tg_table_schema, tg_table_name);\nend if;\nend if"
     )
-    return sql.SQL("").join(
+    return sql.SQL(";\n").join(
         [
             look.format(sql.Literal("INSERT"), sql.SQL("old"), sql.SQL(condition), schema, schema),
             look.format(sql.Literal("DELETE"), sql.SQL("new"), sql.SQL(condition), schema, schema),
-            sql.SQL("if tg_op = 'DELETE' then\nreturn old;\nend if;\nreturn new"),
         ]
     )
+
+
+def _emptied_body(pair: Pair, log: Log, condition: str) -> sql.Composed:
+    """Refuse to empty a table that has rows which have moved: they would be missing on the way back."""
+    return sql.SQL(
+        "if exists (select from {} as s where ({})) and not {}.own() then\n"
+        "perform {}.refuse(tg_table_schema, tg_table_name);\nend if"
+    ).format(sql.SQL(log.table), sql.SQL(condition), sql.Identifier(pair.name), sql.Identifier(pair.name))
 
 
 def arm_rows(
     pair: Pair, work: Connection, eye: Connection, logs: Sequence[Log], filters: dict[str, str], patience: Patience,
     note: Note,
 ) -> None:  # fmt: skip
-    """Put the fence of tables that move in part: disabled, and by rows. The others get theirs by `fencing.arm`."""
+    """Put the fences of tables that move in part: disabled. The others get theirs by `fencing.arm`.
+
+    Rows are looked at after they were written: by then other triggers have had their say, and generated columns their
+    values.
+    """
+    names = [pair.name, _by_rows(pair)]
     for log in logs:
-        standing: dict[str, str] = dict(work.execute(_STANDING, [log.table, pair.name]).fetchall())
-        if log.table not in filters or pair.name in standing:
+        standing: dict[str, str] = dict(work.execute(_STANDING, [log.table, names]).fetchall())
+        if log.table not in filters or len(standing) == len(names):
             continue
+        when = {"emptied": "before truncate", "rows": "after insert or update or delete"}
         words = [
-            sql.SQL(
-                "create trigger {} before insert or update or delete on {} for each row execute function {}()"
-            ).format(sql.Identifier(pair.name), sql.SQL(log.table), _row_fence(pair, log)),
-            _enabling(log.table, [pair.name], on=False),
+            sql.SQL("create or replace trigger {} {} on {} for each {} execute function {}()").format(
+                sql.Identifier(name),
+                sql.SQL(when[kind]),
+                sql.SQL(log.table),
+                sql.SQL("row" if kind == "rows" else "statement"),
+                _fence(pair, log, kind),
+            )
+            for name, kind in zip(names, ("emptied", "rows"), strict=True)
         ]
+        words.append(_enabling(log.table, names, on=False))
         in_slices(work, eye, log.table, Lock.SHARE_ROW_EXCLUSIVE, words, patience, note)
+
+
+def set_rows(pair: Pair, connection: Connection, tables: Iterable[str], *, closed: bool) -> None:
+    """Switch the fences of rows, within a transaction that has the tables' locks."""
+    for table in tables:
+        connection.execute(_enabling(table, [_by_rows(pair)], on=closed))
 
 
 def capture(
@@ -169,26 +205,43 @@ def capture(
     for log in logs:
         found = relations(work, [log.table])
         for relation in found:
-            kind = work.execute(
-                "select relkind::text from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)", [relation.name]
-            ).fetchone()
-            parted = bool(kind and kind[0] == "p")
             applied = work.execute(_APPLIED, [relation.name]).fetchone()
             # Statement triggers fire only for the table that a statement names, and never for what is replicated.
             by_row = len(found) > 1 or relation.partition or bool(applied and applied[0])
-            names = [f"{pair.name}_{event}" for event in _EVENTS if event == "truncate" or not parted]
-            standing: dict[str, str] = dict(work.execute(_STANDING, [relation.name, pair.name + "_"]).fetchall())
+            events = _events(work, relation)
+            names = _names(pair, events)
+            standing: dict[str, str] = dict(work.execute(_STANDING, [relation.name, names]).fetchall())
             if all(standing.get(name) == ("A" if on else "D") for name in names):
                 continue
-            words = [
-                _trigger(pair, log, relation.name, event, by_row=by_row)
-                for event in _EVENTS
-                if f"{pair.name}_{event}" in names
-            ]
+            words = [_trigger(pair, log, relation.name, event, by_row=by_row) for event in events]
             words.append(_enabling(relation.name, names, on=on))
             left = Patience(max(0.1, until - clock.ticks()), patience.work)
             in_slices(work, eye, relation.name, Lock.SHARE_ROW_EXCLUSIVE, words, left, note)
             journal.point("reshape-captured")
+
+
+def _events(connection: Connection, relation: Relation) -> tuple[str, ...]:
+    """Return what is logged of a relation: a partitioned table has no rows of its own."""
+    row = connection.execute(
+        "select relkind::text from pg_catalog.pg_class where oid = pg_catalog.to_regclass(%s)", [relation.name]
+    ).fetchone()
+    return ("truncate",) if row and row[0] == "p" else _EVENTS
+
+
+def check(pair: Pair, connection: Connection, logs: Sequence[Log]) -> None:
+    """Raise DriftFound where a trigger that logs is gone or was switched off: what was written then, nobody knows."""
+    missing: list[str] = []
+    for relation in (relation for log in logs for relation in relations(connection, [log.table])):
+        standing: dict[str, str] = dict(connection.execute(_STANDING, [relation.name, _names(pair)]).fetchall())
+        names = _names(pair, _events(connection, relation))
+        missing += [f"{name} on {relation.name}" for name in names if standing.get(name) != "A"]
+    if missing:
+        raise DriftFound(
+            f"{len(missing)} triggers of move {pair.id} were switched off or dropped, so writes may have been missed",
+            details=missing,
+            hint="`ALTER TABLE … DISABLE TRIGGER` does so, and what was written meanwhile is in no log: "
+            "`segue move cancel`, and begin again",
+        )
 
 
 def _trigger(pair: Pair, log: Log, table: str, event: str, *, by_row: bool) -> sql.Composed:
@@ -217,7 +270,7 @@ def set_capture(pair: Pair, connection: Connection, logs: Sequence[Log], *, on: 
     """Switch a side's logging, within a transaction that has the tables' locks."""
     for log in logs:
         for relation in relations(connection, [log.table]):
-            names = [row[0] for row in connection.execute(_STANDING, [relation.name, pair.name + "_"]).fetchall()]
+            names = [row[0] for row in connection.execute(_STANDING, [relation.name, _names(pair)]).fetchall()]
             if names:
                 connection.execute(_enabling(relation.name, names, on=on))
 
@@ -225,7 +278,7 @@ def set_capture(pair: Pair, connection: Connection, logs: Sequence[Log], *, on: 
 def remove(pair: Pair, work: Connection, eye: Connection, patience: Patience, note: Note) -> None:
     """Take the triggers that log off, wherever they are; raises LockNotGranted while a reader keeps a table."""
     until = clock.ticks() + patience.locks
-    for table, names in work.execute(_OURS, [pair.name + "_"]).fetchall():
+    for table, names in work.execute(_OURS, [[*_names(pair), _by_rows(pair)]]).fetchall():
         words = [sql.SQL("drop trigger {} on {}").format(sql.Identifier(name), sql.SQL(table)) for name in names]
         left = Patience(max(0.1, until - clock.ticks()), patience.work)
         in_slices(work, eye, table, Lock.ACCESS_EXCLUSIVE, words, left, note)

@@ -11,8 +11,9 @@ from psycopg import sql
 
 from segue.databases.postgresql.keys import KEYS
 from segue.databases.postgresql.moving.support import qualified, relations
-from segue.databases.postgresql.passing import NUMBERED, PLAIN
 from segue.databases.postgresql.reshaping import terms
+from segue.databases.postgresql.reshaping.conversions import changed, one_to_one, returns
+from segue.databases.postgresql.reshaping.tables import Column, Table, has_triggers, read, sequences, unfit
 from segue.databases.postgresql.reshaping.ways import Feed, Field, Fit, Group, Landing, Log, Way
 from segue.errors import SegueError
 from segue.planning.expressions import quoted
@@ -25,84 +26,14 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.moving.support import Connection
     from segue.model.shapes import Lookup, Part, Shape, Term
 
-# A type of the target's own is not there on the source, so its values pass as text.
-_COLUMNS = """
-select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, null),
-    PLAIN and e.typnamespace = 'pg_catalog'::regnamespace, a.attgenerated <> '',
-    a.attnotnull and not a.atthasdef and a.attidentity = ''
-from pg_catalog.pg_attribute as a
-join pg_catalog.pg_type as t on t.oid = a.atttypid
-join pg_catalog.pg_type as e on e.oid = case when t.typcategory = 'A' and t.typelem <> 0 then t.typelem else t.oid end
-where a.attrelid = pg_catalog.to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
-order by a.attnum
-""".replace("PLAIN", f"({PLAIN.strip()})")
-_PRIMARY = """
-select array_agg(a.attname::text order by k.place)
-from pg_catalog.pg_index as x
-cross join lateral unnest(x.indkey::smallint[]) with ordinality as k (attnum, place)
-join pg_catalog.pg_attribute as a on a.attrelid = x.indrelid and a.attnum = k.attnum
-where x.indrelid = pg_catalog.to_regclass(%s) and x.indisprimary and x.indisvalid and x.indimmediate
-    and k.place <= x.indnkeyatts
-"""
-# Owned by a column, or drawn from by its default.
-_SEQUENCES = """
-select a.attname::text, pg_catalog.format('%%I.%%I', n.nspname, c.relname)
-from pg_catalog.pg_class as c
-join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-join (
-    select d.objid as sequence, d.refobjid as relation, d.refobjsubid as attnum from pg_catalog.pg_depend as d
-    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')
-    union
-    select d.refobjid, f.adrelid, f.adnum from pg_catalog.pg_depend as d
-    join pg_catalog.pg_attrdef as f on f.oid = d.objid
-    where d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_class'::regclass
-) as u on u.sequence = c.oid
-join pg_catalog.pg_attribute as a on a.attrelid = u.relation and a.attnum = u.attnum
-where c.relkind = 'S' and u.relation = pg_catalog.to_regclass(%s)
-"""
-# Functions that do not give one value for one row, the same whenever they are asked.
-_UNFIT = """
-select proname, bool_and(prokind = 'f' and not proretset) from pg_catalog.pg_proc where proname = any(%s)
-group by proname
-having bool_and(provolatile = 'v' or provolatile = 's' and pronargs = 0) or bool_and(prokind <> 'f' or proretset)
-order by 1
-"""
-
-# A cast to these, without a length, would be to the length 1.
-_WIDEST = {"character": "bpchar", "bit": "bit varying"}
-_INTEGERS = frozenset({"smallint", "integer", "bigint"})
-_TEXTS = frozenset({"text", "character varying"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    name: str
-    type: str
-    base: str
-    plain: bool
-    generated: bool
-    needed: bool
-
-    @property
-    def cast(self) -> str:
-        """Return what a value is cast to: never to a length, which would cut it without a word."""
-        return _WIDEST.get(self.base, self.base) if self.plain else "text"
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    name: str
-    columns: dict[str, _Column]
-    key: tuple[str, ...]
-
 
 @dataclass(slots=True)
 class _Fitted:
     """A part with its tables; `keys`: the source's key column, or the constant, of each key column of the target."""
 
     part: Part
-    source: _Table
-    target: _Table
+    source: Table
+    target: Table
     joins: tuple[tuple[str, str, str], ...]
     keys: dict[str, str]
     constants: dict[str, str]
@@ -177,10 +108,40 @@ class _Fitter:
         for name, text in values.items():
             place = part.columns.get(name, part.target)
             self._check(self._a, place, text, target.columns[name], source.name, "s", joins, f'"{name}"')
+        self._unspoken(part, source, target, values)
+        self._forewarn(found)
         return found
 
+    def _unspoken(self, part: Part, source: Table, target: Table, values: dict[str, str]) -> None:
+        """Refuse to change values because of a type alone: who wants that says so."""
+        for name, text in values.items():
+            try:
+                origin = terms.plain_column(text) if terms.is_bare(text) else None
+            except SegueError:
+                continue
+            column, into = source.columns.get(origin[1]) if origin and origin[0] == "s" else None, target.columns[name]
+            why = changed((column.base, column.type), (into.base, into.type)) if column else None
+            if column is not None and why is not None:
+                self._at(
+                    part.columns.get(name, part.target),
+                    f'"{column.name}" of {source.name} is {column.type}, and "{name}" of {target.name} {into.type}: '
+                    f"{why}; if that is meant, say it under `columns`, as in s.{quoted(column.name)}::{into.type}",
+                )
+
+    def _forewarn(self, one: _Fitted) -> None:
+        for table, _, _ in one.joins:
+            self._warnings.append(
+                f"what is written to {table} during the move is not followed: rows of {one.target.name} keep what was "
+                "looked up until their own row is written again, and `segue move verify` finds them"
+            )
+        if has_triggers(self._b, one.target.name):
+            self._warnings.append(
+                f"triggers of {one.target.name} do not fire for what is carried over: give what they would have "
+                "written an expression"
+            )
+
     def _keys(
-        self, part: Part, source: _Table, target: _Table, values: dict[str, str]
+        self, part: Part, source: Table, target: Table, values: dict[str, str]
     ) -> tuple[dict[str, str], dict[str, str]]:
         """Find for each key column of the target the source's key column, or the constant, that it comes from."""
         keys: dict[str, str] = {}
@@ -210,7 +171,7 @@ class _Fitter:
                     f'the key "{name}" of {target.name} must be a column of the key of {source.name} '
                     f"({', '.join(source.key)}), or a constant, so that each row knows where it came from",
                 )
-            elif not _one_to_one(column, target.columns[name]) or not column.plain:
+            elif not _one_to_one(column, target.columns[name]):
                 self._at(
                     place,
                     f'two keys could become one: "{column.name}" is {column.type}, '
@@ -242,15 +203,13 @@ class _Fitter:
             return None
         return table, lookup.alias, lookup.on.text
 
-    def _table(self, connection: Connection, term: Term, side: str) -> _Table | None:
+    def _table(self, connection: Connection, term: Term, side: str) -> Table | None:
         try:
             name = qualified(connection, term.text)
         except (SegueError, psycopg.Error):
             self._at(term, f'there is no table "{term.text}" on the {side}')
             return None
-        found = connection.execute(_COLUMNS, {"table": name, "numbered": list(NUMBERED)}).fetchall()
-        row = connection.execute(_PRIMARY, [name]).fetchone()
-        return _Table(name, {one[0]: _Column(*one) for one in found}, tuple(row[0] or ()) if row else ())
+        return read(connection, name)
 
     # -- what the parts have in common
 
@@ -293,10 +252,15 @@ class _Fitter:
                         f"{name} has several sources: a key column of it must be another constant for each",
                     )
 
-    def _check_where(self, term: Term, source: _Table) -> None:
+    def _check_where(self, term: Term, source: Table) -> None:
         found = relations(self._a, [source.name])
         if len(found) > 1:
             self._at(term, f"{source.name} has partitions or heirs: a filter is not supported there")
+            return
+        try:
+            terms.columns_used(term.text)
+        except SegueError as error:
+            self._at(term, error.message)
             return
         # What may be the condition of an index is immutable, and of one row alone. The fence asks it of each row.
         try:
@@ -307,13 +271,16 @@ class _Fitter:
         except psycopg.Error as error:
             said = str(error.diag.message_primary).replace("index predicate", "`where`")
             self._at(term, f"{said}; it may use the row's own columns alone, and own functions by their full names")
+            return
+        if (why := terms.wrong(term.text)) is not None:
+            self._at(term, why)
 
     def _check(
         self,
         connection: Connection,
         place: Term,
         text: str,
-        column: _Column,
+        column: Column,
         table: str,
         alias: str,
         joins: Sequence[tuple[str, str, str]],
@@ -323,10 +290,7 @@ class _Fitter:
         try:
             why = terms.wrong(text)
             if why is None:
-                names = list(terms.functions_used(text))
-                if row := connection.execute(_UNFIT, [names]).fetchone():
-                    does = "gives another value each time" if row[1] else "is not of one row"
-                    why = f"{row[0]}() {does}"
+                why = unfit(connection, terms.functions_used(text))
             if why is None:
                 lookups = sql.SQL("").join(
                     sql.SQL(" left join {} as {} on ({})").format(sql.SQL(t), sql.Identifier(a), sql.SQL(on))
@@ -346,7 +310,7 @@ class _Fitter:
 
     # -- directions
 
-    def _log(self, number: int, table: _Table) -> Log:
+    def _log(self, number: int, table: Table) -> Log:
         return Log(number, table.name, tuple((name, table.columns[name].type) for name in table.key))
 
     def _group_there(self, number: int, group: Sequence[_Fitted], numbers: Iterator[int]) -> Group:
@@ -410,7 +374,7 @@ class _Fitter:
         for one in group:
             places = {name: n for n, name in enumerate(one.target.key, 1)}
             by_source = {origin: f"l.k{places[name]}" for name, origin in one.keys.items()}
-            only = " and ".join(f"l.k{places[name]} = ({text})" for name, text in one.constants.items())
+            only = self._ours(one, {name: f"l.k{n}" for name, n in places.items()})
             words = tuple(f"{by_source[name]}::{source.columns[name].cast}" for name in source.key)
             feeds.append(Feed(targets.index(one.target.name), words, only or "true"))
         carried: set[str] = set(source.key)
@@ -437,15 +401,22 @@ class _Fitter:
                 f"the way back does not carry {', '.join(lost)} of {source.name}: rows that are made over there get "
                 "its default here, the others keep what they have"
             )
-        constants = [f"t.{quoted(name)} = ({text})" for name, text in first.constants.items()]
         return Group(
             number,
             tuple(source.columns[name].type for name in source.key),
             landings[0].own_keys,
-            " and ".join(constants) or None,
+            self._ours(first, {name: f"t.{quoted(name)}" for name in first.target.key}) or None,
             tuple(feeds),
             tuple(landings),
         )
+
+    def _ours(self, one: _Fitted, value: dict[str, str]) -> str:
+        """Return on what condition a key of the target, whose columns are `value`, is one of this part's rows."""
+        found = [f"{value[name]} = ({text})" for name, text in one.constants.items()]
+        for name, origin in one.keys.items():
+            condition = returns(value[name], one.source.columns[origin].base, one.target.columns[name].base)
+            found += [condition] if condition else []
+        return " and ".join(found)
 
     def _returning(self, one: _Fitted) -> dict[str, str]:
         """Return the columns of the source that a part brings back, each with its words over the target's row."""
@@ -460,6 +431,12 @@ class _Fitter:
             for there, text in one.values.items():
                 if terms.is_bare(text) and terms.plain_column(text) == ("s", name):
                     found[name] = f"t.{quoted(there)}"
+                    back = target.columns[there]
+                    if why := changed((back.base, back.type), (column.base, column.type)):
+                        self._warnings.append(
+                            f'on the way back of "{there}" of {target.name} to "{name}" of {source.name}, which is '
+                            f"{column.type}, {why}"
+                        )
                     break
         for name, term in one.part.reverse.items():
             if name not in source.columns or source.columns[name].generated or name in source.key:
@@ -512,8 +489,7 @@ class _Fitter:
     def _sequences(self, parts: Sequence[_Fitted]) -> dict[str, str]:
         found: dict[str, str] = {}
         for one in parts:
-            mine: dict[str, str] = dict(self._a.execute(_SEQUENCES, [one.source.name]).fetchall())
-            theirs: dict[str, str] = dict(self._b.execute(_SEQUENCES, [one.target.name]).fetchall())
+            mine, theirs = sequences(self._a, one.source.name), sequences(self._b, one.target.name)
             for name, text in one.values.items():
                 origin = terms.plain_column(text)
                 if name in theirs and origin and origin[0] == "s" and origin[1] in mine:
@@ -533,16 +509,9 @@ class _Fitter:
             raise InvalidShape(self._shape.file, self._problems)
 
 
-def _field(column: _Column, words: str) -> Field:
-    return Field(column.name, column.type, f"({words})::{column.cast}", column.plain)
+def _field(column: Column, words: str) -> Field:
+    return Field(column.name, column.type, f"({words})::{column.cast}", column.plain, column.below)
 
 
-def _one_to_one(source: _Column, target: _Column) -> bool:
-    """Tell whether no two keys become the same one by a cast."""
-    if not target.plain:
-        return False
-    if source.base == target.base:
-        return True
-    if source.base in _INTEGERS:
-        return target.base in _INTEGERS | _TEXTS or target.type == "numeric"
-    return (source.base in _TEXTS or source.base == "uuid") and target.base in _TEXTS
+def _one_to_one(source: Column, target: Column) -> bool:
+    return source.plain and target.plain and one_to_one(source.base, target.base, target.type)

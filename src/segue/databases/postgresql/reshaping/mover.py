@@ -18,6 +18,7 @@ from segue.databases.postgresql.moving.support import (
     identity,
     install,
     known_state,
+    relations,
     sequences,
     standing,
     state,
@@ -29,7 +30,7 @@ from segue.databases.postgresql.reshaping.applying import ENTRIES, Applier, skip
 from segue.databases.postgresql.reshaping.fitting import fit
 from segue.databases.postgresql.schema_state import adopt
 from segue.engine import journal
-from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
+from segue.errors import Blocked, DriftFound, InvalidInput, NotFound, SegueError, UsageError
 from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
@@ -46,6 +47,21 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 #: How long to rest when there is nothing to carry over: at first, and at most.
 REST_SECONDS, LONGEST_REST = 0.05, 1.0
+
+_FORGET_SHARED = """
+delete from {}.sequence as q where exists (
+    select from (
+        select d.objid as sequence, d.refobjid as relation from pg_catalog.pg_depend as d
+        where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')
+        union all
+        select d.refobjid, f.adrelid from pg_catalog.pg_depend as d
+        join pg_catalog.pg_attrdef as f on f.oid = d.objid
+        where d.classid = 'pg_attrdef'::regclass and d.refclassid = 'pg_class'::regclass
+    ) as u
+    where u.sequence = pg_catalog.to_regclass(q.name)
+        and (u.relation <> all(%(moved)s::regclass[]) or u.relation = any(%(parted)s::regclass[]))
+)
+"""
 
 
 class ReshapingMover:
@@ -95,15 +111,17 @@ class ReshapingMover:
         with told(where(pair, pair.target)), pair.open(pair.target) as b, b.transaction():
             skip_triggers(b)
         with told(where(pair, pair.source)):
+            if found.back is not None:
+                with a.transaction():
+                    skip_triggers(a)
             install(pair, pair.source, a, found.sources, both_ways=found.back is not None, other=other)
             capture.prepare(pair, a, found.there.logs, found.filters)
+            # A target that was begun anew counts from nothing.
+            a.execute(sql.SQL("update {}.position set sent = 0, taken = 0").format(sql.Identifier(pair.name)))
             _unseal_shared(pair, a, found)
             capture.arm_rows(pair, a, eye, found.there.logs, found.filters, patience, note)
             arm(pair, a, eye, patience, note, closed=False)
             capture.capture(pair, a, eye, found.there.logs, patience, note, on=True)
-            if found.back is not None:
-                with a.transaction():
-                    skip_triggers(a)
 
     def _copy(self, found: Fit, b: Connection, workers: int, note: Note) -> dict[str, int]:
         """Copy everything at a moment after the first logged write; rows that no expression takes are named."""
@@ -157,6 +175,8 @@ class ReshapingMover:
                 lost = 0.0
                 if once:
                     return total
+            except DriftFound:
+                raise
             except Blocked:
                 # Switched meanwhile: look anew which side is open.
                 clock.sleep(REST_SECONDS)
@@ -316,14 +336,8 @@ class ReshapingMover:
 
 
 def _unseal_shared(pair: Pair, connection: Connection, found: Fit) -> None:
-    """Leave sequences alone that rows which stay go on drawing from."""
-    for table in found.filters:
-        connection.execute(
-            sql.SQL(
-                "delete from {}.sequence where name in (select pg_catalog.format('%%I.%%I', n.nspname, c.relname) "
-                "from pg_catalog.pg_depend as d join pg_catalog.pg_class as c on c.oid = d.objid and c.relkind = 'S' "
-                "join pg_catalog.pg_namespace as n on n.oid = c.relnamespace "
-                "where d.refobjid = pg_catalog.to_regclass(%s) and d.deptype in ('a', 'i'))"
-            ).format(sql.Identifier(pair.name)),
-            [table],
-        )
+    """Leave sequences alone that rows which stay go on drawing from, of these tables or of others."""
+    moved = [relation.name for relation in relations(connection, found.sources)]
+    connection.execute(
+        sql.SQL(_FORGET_SHARED).format(sql.Identifier(pair.name)), {"moved": moved, "parted": list(found.filters)}
+    )

@@ -22,7 +22,7 @@ from segue.databases.postgresql.moving.support import (
 )
 from segue.databases.postgresql.moving.switching import LEVEL_SECONDS
 from segue.databases.postgresql.reshaping.applying import Applier
-from segue.databases.postgresql.reshaping.capture import set_capture
+from segue.databases.postgresql.reshaping.capture import check, set_capture, set_rows
 from segue.engine import journal
 from segue.errors import Blocked, NotCaughtUp, OutcomeUnknown, SafelyUndone, SegueError
 from segue.model.moves import MoveSwitched
@@ -67,6 +67,7 @@ def switch(
         for side, connection in ((away, a), (to, b)):
             check_drift(pair, side, connection)
         check_referenced(pair, away, a)
+        check(pair, a, _logs(found, pair, away))
         applier = stack.enter_context(Applier(pair, away, way))
         _level(pair, away, applier, budget)
         waits = Waits()
@@ -125,13 +126,16 @@ class _Turn:
         pair = self._pair
         try:
             check_drift(pair, self._away, self._a)
+            check(pair, self._a, _logs(self._found, pair, self._away))
             while applier.turn(None, limit=self._left()).more is None:
                 clock.sleep(0.01)
                 self._left()
-            if waiting := applier.backlog():
+            if strays := applier.strays():
                 raise Blocked(
-                    f"{waiting} entries of {where(pair, self._away)} belong to rows of no source",
-                    hint="rows with another constant in their key than any part of the shape has cannot come back",
+                    f"{len(strays)} rows of {where(pair, self._away)} have no place on the other side",
+                    details=strays,
+                    hint="their keys have another constant than any part of the shape, or are none of the other "
+                    "side's type: change or delete them, or stay here",
                 )
             drained = clock.ticks() - self._began
             journal.point("move-drained")
@@ -191,9 +195,14 @@ def _logs(found: Fit, pair: Pair, side: Side) -> tuple[Log, ...]:
     return way.logs if way is not None else ()
 
 
+def _filtered(found: Fit, pair: Pair, side: Side) -> tuple[str, ...]:
+    return tuple(found.filters) if side is pair.source else ()
+
+
 def close(pair: Pair, found: Fit, side: Side, connection: Connection, epoch: int) -> None:
     """Close a side, within a transaction that has its tables' locks."""
     set_fence(pair, connection, closed=True)
+    set_rows(pair, connection, _filtered(found, pair, side), closed=True)
     set_capture(pair, connection, _logs(found, pair, side), on=False)
     _settle(pair, connection, epoch, opened=False)
 
@@ -204,6 +213,7 @@ def open_(
     """Open a side, whose writes are logged from here on. `beyond`: by sequence, after which value it goes on."""
     set_capture(pair, connection, _logs(found, pair, side), on=True)
     set_fence(pair, connection, closed=False)
+    set_rows(pair, connection, _filtered(found, pair, side), closed=False)
     unseal(pair, connection, beyond)
     # Where some rows stay, their table's sequence is nobody's alone, and is not among those that were sealed.
     known = {one.name for one in sequences(pair, connection)}

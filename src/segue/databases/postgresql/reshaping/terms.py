@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from segue.databases.postgresql.parse import node
+from segue.databases.postgresql.parse import node, tree
+from segue.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Functions of the grammar whose value depends on when they are called.
 _MOMENTS = "its value depends on the moment"
+#: And texts that are a moment where a date is expected.
+_SOON = {"now", "today", "tomorrow", "yesterday"}
 
 
 def columns_used(text: str) -> set[tuple[str, ...]]:
@@ -33,6 +36,11 @@ def wrong(text: str) -> str | None:
         return "a query inside an expression reads what is not followed: use `lookup`"
     if any(True for _ in _all(value, "SQLValueFunction")):
         return _MOMENTS
+    if any(one.funcname[-1].string.sval == "age" and len(one.args) == 1 for one in _all(value, "FuncCall")):
+        return _MOMENTS
+    for one in _all(value, "A_Const"):
+        if (word := one.sval.sval.strip()).lower() in _SOON:
+            return f"'{word}' may be a moment: write the date itself, or '{word[:1]}' || '{word[1:]}' for the text"
     return None
 
 
@@ -81,7 +89,14 @@ def _refs(value: Any) -> list[list[str]]:
 
 
 def _value(text: str) -> Any:
-    return node(f"select (\n{text}\n)").select_stmt.target_list[0].res_target.val
+    """Return the tree of a text that is one value, by itself and in parentheses; raises InvalidInput."""
+    alone = tree(f"select\n{text}").stmts
+    node(f"select cast(\n{text}\nas text)")
+    found = alone[0].stmt.select_stmt
+    others = {field.name for field, _ in found.ListFields()} - {"target_list", "limit_option", "op"}
+    if len(alone) != 1 or others or len(found.target_list) != 1 or found.target_list[0].res_target.name:
+        raise InvalidInput("this is more than one value")
+    return found.target_list[0].res_target.val
 
 
 def _uncast(value: Any) -> Any:

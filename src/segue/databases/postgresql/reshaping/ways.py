@@ -11,13 +11,15 @@ from psycopg import sql
 class Field:
     """A column of a destination, and the SQL that gives its value where the rows come from.
 
-    `type` as the destination writes it. `plain`: its bytes mean the same in both databases.
+    `type` as the destination writes it; `stage`: what it is held as on the way, where that is another one. `plain`: its
+    bytes mean the same in both databases.
     """
 
     name: str
     type: str
     words: str
     plain: bool
+    stage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

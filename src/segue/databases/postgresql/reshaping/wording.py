@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from segue.databases.postgresql.moving.support import Pair
-    from segue.databases.postgresql.reshaping.ways import Field, Group, Landing
+    from segue.databases.postgresql.reshaping.ways import Field, Group, Landing, Log
 
 PRESENT = "segue_present"
 
@@ -89,6 +89,27 @@ def emptied(pair: Pair, number: int) -> sql.Composed:
 def forget_emptied(pair: Pair, number: int) -> sql.Composed:
     """Take that out of the log."""
     return sql.SQL("delete from {} where k1 is null").format(sql.Identifier(pair.name, f"log_{number}"))
+
+
+def forget_gone(pair: Pair, log: Log) -> sql.Composed:
+    """Take entries out of a log whose rows are not there any more."""
+    return sql.SQL("delete from {} as l where k1 is not null and not exists (select from {} as r where {})").format(
+        sql.Identifier(pair.name, f"log_{log.number}"), sql.SQL(log.table), _logged(log)
+    )
+
+
+def kept_back(pair: Pair, log: Log, most: int = 20) -> sql.Composed:
+    """Return the keys in a log whose rows are there."""
+    keys = comma(sql.SQL(f"l.k{n}") for n, _ in enumerate(log.key, 1))
+    return sql.SQL("select distinct row({})::text from {} as l limit {}").format(
+        keys, sql.Identifier(pair.name, f"log_{log.number}"), sql.Literal(most)
+    )
+
+
+def _logged(log: Log) -> sql.Composable:
+    return sql.SQL(" and ").join(
+        sql.SQL("r.{} = l.{}").format(sql.Identifier(name), sql.SQL(f"k{n}")) for n, (name, _) in enumerate(log.key, 1)
+    )
 
 
 def read_listed(group: Group, landing: Landing, only: sql.Composable | None = None) -> sql.Composed:
@@ -240,14 +261,16 @@ def strangers(landing: Landing) -> sql.Composed:
     )
 
 
-def clear(landing: Landing) -> sql.Composed:
-    """Take all rows that are ours out of a table."""
-    where = sql.SQL(" where {}").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
-    return sql.SQL("delete from {} as s{}").format(sql.SQL(landing.into), where)
+def clear_others(landing: Landing) -> sql.Composed:
+    """Take all rows that are ours and have not come in out of a table."""
+    where = sql.SQL(" and ({})").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
+    return sql.SQL("delete from {} as s where not exists (select from {} as g where {} and g.{}){}").format(
+        sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), sql.SQL(PRESENT), where
+    )
 
 
 def _column(field: Field) -> sql.Composed:
-    return sql.SQL("{} {}").format(sql.Identifier(field.name), sql.SQL(field.type))
+    return sql.SQL("{} {}").format(sql.Identifier(field.name), sql.SQL(field.stage or field.type))
 
 
 def _same(landing: Landing, one: str, other: str) -> sql.Composed:

@@ -8,7 +8,11 @@ create table if not exists {schema}.position (
     snapshot pg_snapshot,
     at timestamptz,
     -- When nothing was left to carry over.
-    level_at timestamptz
+    level_at timestamptz,
+    -- How many turns this side has given and taken. What one has given the other has taken, or takes again next: else
+    -- one of them was set back.
+    sent bigint not null default 0,
+    taken bigint not null default 0
 );
 insert into {schema}.position default values on conflict do nothing;
 -- Locked by whoever carries rows over from this side: one at a time.
