@@ -90,6 +90,16 @@ def test_copy_says_what_it_measured(scratch: Path) -> None:
 
 
 @pytest.mark.slow
+def test_apply_says_what_it_measured(scratch: Path) -> None:
+    done = run("apply", "--json", "--rounds", "1", "--scale", "0.01")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["ratios"]) == {"segue/native_apply"}
+    assert 0 < content["values"]["peak_memory_mb"] < 200
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_verify_says_what_it_measured(scratch: Path) -> None:
     done = run("verify", "--json", "--rounds", "1", "--scale", "0.01")
     assert done.returncode == 0, done.stderr

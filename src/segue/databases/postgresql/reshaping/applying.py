@@ -22,7 +22,7 @@ from segue.engine import journal
 from segue.errors import Blocked, DriftFound, PrivilegeMissing, StepFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from segue.databases.postgresql.moving.support import Connection, Pair, Side
@@ -297,18 +297,26 @@ class Applier:
         if keys > ENTRIES:
             into.execute(sql.SQL("analyze {}").format(wording.stage(landing)))
         into.execute(_MANY if keys > ENTRIES else _FEW)
+        if anew and landing.leads:
+            into.execute(wording.clear_others(landing))
         try:
-            if anew and landing.leads:
-                into.execute(wording.clear_others(landing))
-            for statement in wording.put(landing):
-                into.execute(statement)
-        except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-            raise _Collision(error) from error
+            with into.transaction():
+                self._put(wording.put(landing))
+        except _Collision:
+            # Of what has come in itself, perhaps: an UPDATE looks at a unique value before its last row.
+            self._put(wording.put_anew(landing))
         if landing.guard is not None and (row := into.execute(wording.strangers(landing)).fetchone()):
             raise StepFailed(
                 f"the row {row[0]} of {landing.origin} would not be among those of {landing.into} that have moved",
                 hint="give it under `reverse` what `where` demands, or correct the row",
             )
+
+    def _put(self, statements: Iterable[sql.Composed]) -> None:
+        try:
+            for statement in statements:
+                self.into.execute(statement)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
+            raise _Collision(error) from error
 
     def _refused(self, error: psycopg.Error, row: str | None = None, side: Side | None = None) -> StepFailed:
         said = explain(error, where(self._pair, side or self._into))

@@ -190,12 +190,39 @@ def copy_into(landing: Landing) -> sql.Composed:
 
 
 def put(landing: Landing) -> list[sql.Composed]:
-    """Make the listed rows of a table what has come in."""
-    into, staged = sql.SQL(landing.into), stage(landing)
-    same = _same(landing, "s", "g")
-    ours = sql.SQL(" and ({})").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
+    """Make the listed rows of a table what has come in, in place: what nobody carries stays, and so may index entries."""
     if not landing.leads:
         return _update(landing)
+    into, staged, same, ours = sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), _ours(landing)
+    given = [sql.Identifier(field.name) for field in (*landing.keys, *landing.values)]
+    found = [
+        sql.SQL("delete from {} as s using {} as g where {}{} and not g.{}").format(
+            into, staged, same, ours, sql.SQL(PRESENT)
+        )
+    ]
+    if landing.values:
+        assigned = comma(
+            sql.SQL("{} = g.{}").format(sql.Identifier(f.name), sql.Identifier(f.name)) for f in landing.values
+        )
+        found.append(
+            sql.SQL("update {} as s set {} from {} as g where {}{} and g.{}").format(
+                into, assigned, staged, same, ours, sql.SQL(PRESENT)
+            )
+        )
+    found.append(
+        sql.SQL(
+            "insert into {} ({}) overriding system value select {} from {} as g where g.{} "
+            "and not exists (select from {} as s where {}{})"
+        ).format(into, comma(given), _of("g", given), staged, sql.SQL(PRESENT), into, same, ours)
+    )
+    return found
+
+
+def put_anew(landing: Landing) -> list[sql.Composed]:
+    """Do the same where values have moved between rows: all of them are taken out before any is put in."""
+    if not landing.leads:
+        return _update(landing)
+    into, staged, same, ours = sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), _ours(landing)
     keys = [sql.Identifier(field.name) for field in landing.keys]
     given = [*keys, *(sql.Identifier(field.name) for field in landing.values)]
     kept = [sql.Identifier(name) for name in landing.kept]
@@ -224,11 +251,14 @@ def put(landing: Landing) -> list[sql.Composed]:
     return found
 
 
+def _ours(landing: Landing) -> sql.Composable:
+    return sql.SQL(" and ({})").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
+
+
 def _update(landing: Landing) -> list[sql.Composed]:
     if not landing.values:
         return []
-    found = []
-    ours = sql.SQL(" and ({})").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
+    found, ours = [], _ours(landing)
     for there in (True, False):
         assigned = comma(
             sql.SQL("{} = {}").format(
@@ -263,9 +293,8 @@ def strangers(landing: Landing) -> sql.Composed:
 
 def clear_others(landing: Landing) -> sql.Composed:
     """Take all rows that are ours and have not come in out of a table."""
-    where = sql.SQL(" and ({})").format(sql.SQL(landing.guard)) if landing.guard else sql.SQL("")
     return sql.SQL("delete from {} as s where not exists (select from {} as g where {} and g.{}){}").format(
-        sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), sql.SQL(PRESENT), where
+        sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), sql.SQL(PRESENT), _ours(landing)
     )
 
 
