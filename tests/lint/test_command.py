@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from segue.cli.lint import _PostgreSQL
+from segue.cli._linting import PostgreSQL
 from segue.lint.formats import NAMES, render
 from segue.lint.rule import Wanted
 from segue.lint.rules import rules
@@ -96,7 +96,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_prints_the_rule_and_the_place(name: str) -> None:
     text = source("x.sql", b"\n" + INDEX.encode())
-    report = run([text], list(rules().values()), set(rules()), _PostgreSQL(), Wanted(), date(2026, 6, 1))
+    report = run([text], list(rules().values()), set(rules()), PostgreSQL(), Wanted(), date(2026, 6, 1))
     words = render(name, report)
     assert "create-index-not-concurrently" in words
     assert "x.sql" in words

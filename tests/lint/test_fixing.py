@@ -15,7 +15,7 @@ import yaml
 from fix_servers import fresh_databases
 from psycopg import sql
 
-from segue.cli.lint import _PostgreSQL
+from segue.cli._linting import PostgreSQL
 from segue.databases.postgresql.changes import read
 from segue.embedded import Cluster
 from segue.lint import fixing
@@ -55,7 +55,7 @@ def lint(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subpro
 def mended(text: str, *names: str, before: str = "", version: int | None = None) -> fixing.Fixing:
     """Fix a text, behind an earlier file, by some rules or by all."""
     chosen = [rules()[name] for name in names or rules()]
-    wanted, grammar = Wanted(version), _PostgreSQL()
+    wanted, grammar = Wanted(version), PostgreSQL()
     texts = [source("before.sql", before.encode()), source("case.sql", text.encode())]
     return fixing.fix(
         texts, lambda items: run(items, chosen, set(rules()), grammar, wanted, date(2026, 6, 1)), grammar.read

@@ -9,7 +9,7 @@ import pytest
 from fix_process import Segue
 from psycopg import sql
 
-from segue.cli.lint import _PostgreSQL
+from segue.cli._linting import PostgreSQL
 from segue.databases.postgresql.live_schema import look
 from segue.lint.informed import names
 from segue.lint.report import Report
@@ -51,7 +51,7 @@ def world(database: str) -> str:
 
 def informed(url: str, text: str) -> Report:
     """Judge a text with what a database has."""
-    grammar = _PostgreSQL()
+    grammar = PostgreSQL()
     live = look(url, names(grammar.read(text)))
     texts = [source("case.sql", text.encode())]
     known = rules()

@@ -10,7 +10,7 @@ import jsonschema
 import junitparser
 import pytest
 
-from segue.cli.lint import _PostgreSQL
+from segue.cli._linting import PostgreSQL
 from segue.lint.formats import render
 from segue.lint.report import Report
 from segue.lint.rule import Wanted
@@ -32,7 +32,7 @@ TEXTS = {
 def report() -> Report:
     """Return what is found in texts of every kind."""
     texts: list[Source] = [source(name, text.encode()) for name, text in TEXTS.items()]
-    return run(texts, list(rules().values()), set(rules()), _PostgreSQL(), Wanted(), date(2026, 6, 1))
+    return run(texts, list(rules().values()), set(rules()), PostgreSQL(), Wanted(), date(2026, 6, 1))
 
 
 def test_sarif_is_valid(report: Report) -> None:
@@ -43,7 +43,7 @@ def test_sarif_is_valid(report: Report) -> None:
 
 def test_sarif_of_every_rule_is_valid() -> None:
     texts = [source(f"{name}.sql", f"{rule.before};{rule.bad}".encode()) for name, rule in rules().items()]
-    found = run(texts, list(rules().values()), set(rules()), _PostgreSQL(), Wanted(), date(2026, 6, 1))
+    found = run(texts, list(rules().values()), set(rules()), PostgreSQL(), Wanted(), date(2026, 6, 1))
     assert not found.broken
     jsonschema.Draft4Validator(json.loads(SCHEMA.read_text())).validate(json.loads(render("sarif", found)))
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from fix_process import Segue
 
-from segue.cli.lint import _PostgreSQL
+from segue.cli._linting import PostgreSQL
 from segue.databases.postgresql.tracing import throwaway, trace
 from segue.embedded import Cluster
 from segue.lint.report import Report
@@ -41,7 +41,7 @@ def tried(server: Cluster) -> Callable[..., Report]:
     """Give what judges and tries texts, on a copy of a database's schema or in an empty one."""
 
     def judge(*texts: str, of: str | None = None, wanted: int | None = None) -> Report:
-        grammar, known = _PostgreSQL(), rules()
+        grammar, known = PostgreSQL(), rules()
         sources = [source(f"{number}.sql", text.encode()) for number, text in enumerate(texts, 1)]
         today = date(2026, 6, 1)
         report = run(sources, list(known.values()), set(known) | OBSERVED, grammar, Wanted(), today)

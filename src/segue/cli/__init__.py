@@ -6,7 +6,8 @@ the command is used. How to add a command is said in `commands.py`, how to print
 
 from __future__ import annotations
 
-import logging
+import gc
+import os
 import sys
 from typing import NoReturn
 
@@ -22,6 +23,15 @@ def perform(arguments: list[str]) -> int:
         from segue.cli import output
 
         arguments = output.configure(arguments)
+        if arguments[:1] == ["lint"] and "_SEGUE_COMPLETE" not in os.environ:
+            from segue.cli import _linting, _plain
+
+            asked = _plain.asked(arguments[1:])
+            if asked is not None:
+                gc.disable()  # the process ends soon, and keeps what it makes until then
+                return finish(_linting.lint(asked))
+        import logging
+
         # Libraries' warnings about what they clean up after an error are no words for people.
         logging.getLogger().addHandler(logging.NullHandler())
         from segue.cli.commands import root

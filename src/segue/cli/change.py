@@ -9,10 +9,11 @@ import typer
 
 from segue.cli import _asking, _changes, _layout, output
 from segue.cli._asking import Blockers, Way, Window
+from segue.cli._options import Format, Json, LogFormat, Yes
 from segue.cli._running import AcceptDrift, At, Detach, OutsideWindow, Wait, options_of, work_on
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, LogFormat, Yes
+from segue.cli.output import Form
 from segue.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 
 
 class Scenario(StrEnum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segue.cli import output
+from segue.cli._options import Format, Json
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 from segue.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json, Yes
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, Yes
+from segue.cli.output import Form
 from segue.errors import ExitCode
 from segue.model.vocabulary import DataSize, EnvironmentType, Level, Mode
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue.cli import _layout, output
+from segue.cli._options import Format, Json
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 
 if TYPE_CHECKING:
     from segue.lint.rule import Rule

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import _layout, output
+from segue.cli._options import Format, Json, LogFormat
 from segue.cli._running import AcceptDrift, At, Detach, OutsideWindow, Wait, options_of, work_on
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, LogFormat
+from segue.cli.output import Form
 from segue.errors import ExitCode, InvalidInput, UsageError
 from segue.model.quantities import count, duration
 

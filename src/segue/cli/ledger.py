@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 from segue.errors import ExitCode
 
 app = noun(__doc__, example="segue ledger verify")

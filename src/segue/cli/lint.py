@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from segue.cli import output
+from segue.cli import _linting
+from segue.cli._options import Json
 from segue.cli.commands import noun
-from segue.cli.output import Json
-
-if TYPE_CHECKING:
-    from segue.lint.fixing import Fixing
-    from segue.lint.informed import LiveSchema
-    from segue.lint.report import Report
-    from segue.lint.rule import Facts, Rule, Wanted
-    from segue.lint.since import Since
-    from segue.lint.sources import Source
-    from segue.lint.sources.projects import Project
 
 app = noun(__doc__, example="segue lint migrations")
 
@@ -44,21 +34,6 @@ class Level(StrEnum):
     WARNING = "warning"
     INFO = "info"
     NEVER = "never"
-
-
-class _PostgreSQL:
-    """What PostgreSQL knows about SQL, for the judge."""
-
-    def __init__(self) -> None:
-        from segue.databases.postgresql.changes import comments, read
-        from segue.databases.postgresql.safe_forms import Forms
-
-        self.read, self.comments, self.forms = read, comments, Forms()
-
-    def measured(self, form: str, version: int | None) -> Facts:
-        from segue.databases.postgresql import forms
-
-        return forms.form(form).on(version or forms.NEWEST)
 
 
 @app.command()
@@ -167,179 +142,24 @@ def lint(
         segue lint --fix migrations/0007_orders.sql
         git diff --name-only main -- '*.sql' | xargs segue lint --format github
     """
-    from segue.clock import now
-    from segue.lint import fixing as _fixing
-    from segue.lint import formats
-    from segue.lint.formats import text
-    from segue.lint.rule import Wanted
-    from segue.lint.rules import rules
-    from segue.lint.running import run
-    from segue.lint.sources import projects
-    from segue.lint.tracing import OBSERVED
-
-    known = rules()
-    chosen = _chosen(known, select or [], ignore or [])
-    paths = paths or []
-    project = projects.named(paths, django, alembic, python, pg_version)
-    found = _gathered(project, paths, fix or diff)
-    for source in found:
-        if source.note:
-            output.warn(f'"{source.path}" {source.note}')
-    grammar = _PostgreSQL()
-    wanted = Wanted(pg_version, assume_in_transaction, new_tables=new_tables)
-    url = None if environment is None else _place(environment)
-    if url is not None:
-        live = _looked(url, found, grammar)
-        wanted = Wanted(pg_version or live.version, assume_in_transaction, live, new_tables)
-
-    changed = _changed(git_base)
-
-    def judged(texts: list[Source]) -> Report:
-        report = run(texts, chosen, set(known) | OBSERVED, grammar, wanted, now().date())
-        if changed is not None:
-            changed.keep(report)
-        return report
-
-    if fix or diff:
-        fixing = _fixing.fix(found, judged, grammar.read)
-        if diff or "-" in paths:
-            return _shown(found, fixing, diff)
-        _written(found, fixing)
-        found, report = fixing.sources, fixing.report
-    else:
-        report = judged(found)
-    if trace or trace_url is not None:
-        observed = {name for name in OBSERVED if (not select or name in select) and name not in (ignore or [])}
-        _tried(report, found, grammar, wanted, url, environment or "", trace_url, observed)
-    form = "json" if json_ else format_.value
-    words = text.render(report, output.paint) if form == "text" else formats.render(form, report)
-    if words:
-        output.data(words)
-    if report.broken:
-        return 2
-    return int(any(fail_on is not Level.NEVER and item.severity.rank >= _rank(fail_on) for item in report.findings))
-
-
-def _place(environment: str) -> str:
-    """Return the URL of an environment's database."""
-    from segue import settings as loader
-    from segue.services import environments
-    from segue.store import open_store
-
-    settings = loader.load()
-    with open_store(settings) as store:
-        return environments.places(store, settings)(environment)
-
-
-def _tried(
-    report: Report,
-    texts: list[Source],
-    grammar: _PostgreSQL,
-    wanted: Wanted,
-    url: str | None,
-    environment: str,
-    trace_url: str | None,
-    active: set[str],
-) -> None:
-    """Try the statements in a database that is thrown away, and put what was seen into the report."""
-    import os
-
-    from segue.clock import now
-    from segue.databases.postgresql.tracing import throwaway, trace
-    from segue.lint.tracing import observe
-    from segue.services import environments
-
-    if trace_url is not None:
-        trace_url = environments.given_url(url=trace_url, stdin=None, variable=None, environ=os.environ)
-    with throwaway(trace_url) as made, trace(made, url, environment, wanted.version) as (session, found):
-        report.trace = found
-        inside, today = wanted.in_transaction, now().date()
-        observe(report, texts, grammar, session, found, in_transaction=inside, today=today, active=active)
-
-
-def _changed(ref: str | None) -> Since | None:
-    if ref is None:
-        return None
-    from segue.lint.since import since
-
-    return since(ref)
-
-
-def _gathered(project: Project | None, paths: list[str], fixes: bool) -> list[Source]:
-    from segue.errors import UsageError
-    from segue.lint import sources
-
-    if project is not None:
-        if fixes:
-            raise UsageError("--fix and --diff are for SQL files", hint="the finding says what to write instead")
-        return project.gather()
-    if not paths:
-        raise UsageError("nothing to read is named", hint="segue lint migrations")
-    return sources.gather(paths, sys.stdin.buffer.read() if "-" in paths else None)
-
-
-def _looked(url: str, texts: list[Source], grammar: _PostgreSQL) -> LiveSchema:
-    """Return what a database has of the tables that the texts name."""
-    from segue.databases.postgresql.live_schema import look
-    from segue.errors import SqlSyntaxError
-    from segue.lint.informed import names
-
-    named: set[str] = set()
-    for text in texts:
-        try:
-            named |= names(grammar.read(text.sql))
-        except SqlSyntaxError:
-            continue  # which is reported when it is judged
-    return look(url, sorted(named))
-
-
-def _shown(before: list[Source], fixing: Fixing, diff: bool) -> int:
-    """Print what was made of the texts, or the difference; return the exit code."""
-    from difflib import unified_diff
-
-    _left(fixing)
-    for old, new in zip(before, fixing.sources, strict=True):
-        if diff:
-            lines = (old.text.splitlines(keepends=True), new.text.splitlines(keepends=True))
-            for line in unified_diff(*lines, old.path, new.path):
-                output.data(line.rstrip("\n"))
-        else:
-            sys.stdout.write(new.text)
-    if fixing.report.broken:
-        return 2
-    return int(diff and bool(fixing.fixed))
-
-
-def _written(before: list[Source], fixing: Fixing) -> None:
-    """Write the files that changed, each whole or not at all."""
-    from segue.lint.fixing import write
-
-    _left(fixing)
-    files = 0
-    for old, new in zip(before, fixing.sources, strict=True):
-        if new.text != old.text:
-            write(old, new.text)
-            files += 1
-    output.say(f"{len(fixing.fixed)} findings mended in {files} file{'s' * (files != 1)}")
-
-
-def _left(fixing: Fixing) -> None:
-    for item in fixing.left:
-        found = item.finding
-        output.warn(f"{found.file}:{found.line}:{found.column}: {found.rule} is not mended: {item.why}")
-
-
-def _rank(level: Level) -> int:
-    from segue.model.findings import Severity
-
-    return Severity(level.value).rank
-
-
-def _chosen(known: dict[str, Rule], select: list[str], ignore: list[str]) -> list[Any]:
-    from segue.errors import UsageError
-    from segue.lint.tracing import OBSERVED
-
-    for name in (*select, *ignore):
-        if name not in known and name not in OBSERVED:
-            raise UsageError(f'there is no rule "{name}"', hint="docs/rules.md lists them")
-    return [rule for name, rule in known.items() if (not select or name in select) and name not in ignore]
+    return _linting.lint(
+        _linting.Asked(
+            paths=tuple(paths or ()),
+            django=django,
+            alembic=alembic,
+            python=python,
+            select=tuple(select or ()),
+            ignore=tuple(ignore or ()),
+            fail_on=fail_on.value,
+            pg_version=pg_version,
+            assume_in_transaction=assume_in_transaction,
+            environment=environment,
+            trace=trace,
+            trace_url=trace_url,
+            git_base=git_base,
+            new_tables=new_tables,
+            fix=fix,
+            diff=diff,
+            format_="json" if json_ else format_.value,
+        )
+    )

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json, Yes
 from segue.cli._stopping import stopped
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, Yes
+from segue.cli.output import Form
 from segue.errors import ExitCode, UsageError
 from segue.model.quantities import duration, size
 

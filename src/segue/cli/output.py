@@ -11,13 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
-
-import typer
+from typing import IO, Any
 
 from segue.cli._visible import visible
 
@@ -32,25 +29,15 @@ class Form(StrEnum):
     JSON = "json"
 
 
-#: How the log of a run looks: `def run(log_format: LogFormat = Form.TEXT)`.
-LogFormat = Annotated[Form, typer.Option("--log-format", help="How the log on stderr looks.")]
-
-
-@dataclass
 class _Wanted:
     """What this process was asked for; set once, by `configure`."""
 
-    json: bool = False
+    json = False
     #: Whether the words on stderr are a structured log.
-    structured: bool = False
+    structured = False
 
 
 _wanted = _Wanted()
-
-#: The option that every command with data takes: `def show(format_: Format = Form.TEXT, json_: Json = False)`.
-Format = Annotated[Form, typer.Option("--format", help="How to print data.", show_default=True)]
-Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def configure(arguments: list[str]) -> list[str]:

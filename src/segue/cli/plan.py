@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue.cli import _yaml, output
+from segue.cli._options import Format, Json
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 from segue.errors import ExitCode
 
 if TYPE_CHECKING:

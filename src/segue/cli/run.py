@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json, LogFormat, Yes
 from segue.cli._running import (
     AcceptDrift,
     At,
@@ -20,7 +21,7 @@ from segue.cli._running import (
 )
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, LogFormat, Yes
+from segue.cli.output import Form
 from segue.errors import UsageError
 
 if TYPE_CHECKING:

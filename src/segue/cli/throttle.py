@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from segue.cli import output
+from segue.cli._options import Format, Json
 from segue.cli._throttle import LatencyBudget, LatencyProbe, LatencyUrl, checked_limits, latency_words, pace_words
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json
+from segue.cli.output import Form
 from segue.errors import UsageError
 
 app = noun(__doc__, example="segue throttle --latency-budget p95=10ms")

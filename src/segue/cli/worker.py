@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue.cli import _workers, output
+from segue.cli._options import Format, Json, LogFormat
 from segue.cli.commands import noun
-from segue.cli.output import Form, Format, Json, LogFormat
+from segue.cli.output import Form
 from segue.errors import UsageError
 from segue.model.vocabulary import WorkQueue
 

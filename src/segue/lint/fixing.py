@@ -9,11 +9,12 @@ import codecs
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue.errors import InvalidInput, SqlSyntaxError
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

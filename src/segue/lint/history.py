@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from segue.model import changes as to
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,16 +38,16 @@ def is_utc(zone: str | None) -> bool:
     return (zone or "").lower() in ("utc", "etc/utc", "gmt", "zulu", "universal")
 
 
-@dataclass(slots=True)
 class Table:
     """A table as far as the texts tell."""
 
-    name: str
-    columns: dict[str, Column] = field(default_factory=dict)
-    constraints: list[Constraint] = field(default_factory=list)
-    whole: bool = False  # the text that created it was seen, so that a column that is not here does not exist
-    partitioned: bool = False
-    partition_of: str = ""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.columns: dict[str, Column] = {}
+        self.constraints: list[Constraint] = []
+        self.whole = False  # the text that created it was seen, so that a column that is not here does not exist
+        self.partitioned = False
+        self.partition_of = ""
 
     def constraint(self, name: str) -> Constraint | None:
         """Return a constraint by its name."""
@@ -83,26 +83,26 @@ def _named(there: list[Constraint], added: Iterable[Constraint]) -> list[Constra
     return found
 
 
-@dataclass(slots=True)
 class History:
     """What the statements so far have left: tables, indexes, settings, the open transaction."""
 
-    tables: dict[str, Table] = field(default_factory=dict)
-    indexes: dict[str, to.CreateIndex] = field(default_factory=dict)
-    domains: dict[str, to.CreateDomain] = field(default_factory=dict)
-    created: set[str] = field(default_factory=set)  # by this file
-    settings: dict[str, str] = field(default_factory=dict)
-    defaults: dict[str, str] = field(default_factory=dict)  # what sessions begin with, where that is known
-    local: dict[str, str] = field(default_factory=dict)  # until the transaction ends
-    in_transaction: bool = False
-    #: The changes of the open transaction, or of the file where none is open.
-    since_begin: list[Change] = field(default_factory=list)
-    #: All changes of this file before the statement.
-    before: list[Change] = field(default_factory=list)
-    #: The strongest lock by table that the open transaction holds already.
-    held: dict[str, Lock] = field(default_factory=dict)
-    #: What rules have said of this file and need not say again.
-    told: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.tables: dict[str, Table] = {}
+        self.indexes: dict[str, to.CreateIndex] = {}
+        self.domains: dict[str, to.CreateDomain] = {}
+        self.created: set[str] = set()  # by this file
+        self.settings: dict[str, str] = {}
+        self.defaults: dict[str, str] = {}  # what sessions begin with, where that is known
+        self.local: dict[str, str] = {}  # until the transaction ends
+        self.in_transaction = False
+        #: The changes of the open transaction, or of the file where none is open.
+        self.since_begin: list[Change] = []
+        #: All changes of this file before the statement.
+        self.before: list[Change] = []
+        #: The strongest lock by table that the open transaction holds already.
+        self.held: dict[str, Lock] = {}
+        #: What rules have said of this file and need not say again.
+        self.told: set[str] = set()
 
     def new(self, table: str) -> bool:
         """Return whether this file created the table."""
@@ -186,14 +186,11 @@ class History:
         if change.if_not_exists and name in self.tables and name not in self.created:
             return
         self.created.add(name)
-        self.tables[name] = Table(
-            name,
-            {column.name: column for column in change.columns},
-            _named([], change.constraints),
-            whole=not change.filled,
-            partitioned=change.partitioned,
-            partition_of=change.partition_of,
-        )
+        table = self.tables[name] = Table(name)
+        table.columns = {column.name: column for column in change.columns}
+        table.constraints = _named([], change.constraints)
+        table.whole = not change.filled
+        table.partitioned, table.partition_of = change.partitioned, change.partition_of
 
     def _schema(self, change: Change) -> None:
         if isinstance(change, to.CreateTable):

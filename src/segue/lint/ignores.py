@@ -6,12 +6,12 @@ One that stands before a statement, in it, or behind it on its last line is for 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
 from segue.model.findings import Finding, Severity
 from segue.model.impact import Duration, Lock
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,7 @@ _UNTIL = re.compile(r"\buntil=(\S+)")
 _REASON = re.compile(r"\breason=(\"[^\"]*\"|\S+)")
 
 
-@dataclass(slots=True)
-class _Ignore:
+class _Ignore(Value):
     offset: int
     rules: list[str]
     until: date | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from segue.lint.history import plain
@@ -10,6 +10,7 @@ from segue.model import changes as to
 from segue.model.findings import Depth, Severity
 from segue.model.impact import Duration
 from segue.model.quantities import count, size
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from segue.lint.history import History
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from segue.model.findings import Finding
 
 
-@dataclass(slots=True)
 class Judged:
     """What was found in one text, how many statements it has, and those that nobody can judge from outside."""
 
-    findings: list[Finding] = field(default_factory=list)
-    statements: int = 0
-    unanalysed: list[tuple[int, int, str]] = field(default_factory=list)  # line, column, why
+    def __init__(self, statements: int) -> None:
+        self.statements = statements
+        self.findings: list[Finding] = []
+        self.unanalysed: list[tuple[int, int, str]] = []  # line, column, why
 
 
 def lines_of(text: str) -> Callable[[int], tuple[int, int]]:
@@ -82,15 +81,16 @@ class Judge:
         history, wanted = self.history, self._wanted
         history.next_file(in_transaction=wanted.in_transaction if in_transaction is None else in_transaction)
         position = lines_of(text)
-        judged = Judged(statements=sum(statement.number for statement in statements))
+        judged = Judged(sum(statement.number for statement in statements))
         live = wanted.informed
         last = len(text.rstrip())
         end = Changed("", last, (End(offset=last),))
-        for statement in (*statements, end):
+        place = Place(file, history, wanted, self._measured, position, self._forms)
+        for place.statement in (*statements, end):
+            statement = place.statement
             for change in statement.changes:
-                for rule in self._by_kind.get(type(change), ()):
-                    place = Place(file, statement, history, wanted, self._measured, position, rule, self._forms)
-                    looked = rule.look(change, place)
+                for place.rule in self._by_kind.get(type(change), ()):
+                    looked = place.rule.look(change, place)
                     judged.findings.extend(looked if live is None else _sharpened(looked, live, history))
                 if isinstance(change, Code) and not change.name:
                     judged.unanalysed.append((*position(change.offset), "what a DO block does is not looked into"))

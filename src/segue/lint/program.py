@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tokenize
 from bisect import bisect_right
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segue.errors import SqlSyntaxError
@@ -13,6 +12,7 @@ from segue.lint import ignores
 from segue.lint.judging import lines_of
 from segue.lint.report import Broken
 from segue.model.changes import Changed
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

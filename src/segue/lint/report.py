@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from segue.model.findings import Finding
     from segue.model.impact import Lock
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Value):
     """Where a file does not parse."""
 
     line: int
@@ -20,22 +20,20 @@ class Broken:
     hint: str = ""
 
 
-@dataclass(slots=True)
 class FileReport:
     """One file: its text, what was found, and what could not be judged (line, column, why)."""
 
-    path: str
-    text: str
-    findings: list[Finding] = field(default_factory=list)
-    unanalysed: list[tuple[int, int, str]] = field(default_factory=list)
-    statements: int = 0
-    broken: Broken | None = None
-    #: The last line of what begins at a line and column, where a program makes the statements.
-    ends: dict[tuple[int, int], int] = field(default_factory=dict)
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text = path, text
+        self.findings: list[Finding] = []
+        self.unanalysed: list[tuple[int, int, str]] = []
+        self.statements = 0
+        self.broken: Broken | None = None
+        #: The last line of what begins at a line and column, where a program makes the statements.
+        self.ends: dict[tuple[int, int], int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Value):
     """A table that was there before the file, the lock that a statement took on it, and whether it was written anew."""
 
     table: str
@@ -43,8 +41,7 @@ class Seen:
     rewritten: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Value):
     """How one statement went: what was seen, why it failed, or why nothing could be seen."""
 
     seen: tuple[Seen, ...] = ()
@@ -52,8 +49,7 @@ class Tried:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
+class Traced(Value):
     """A statement of a file that was tried."""
 
     file: str
@@ -63,21 +59,21 @@ class Traced:
     tried: Tried
 
 
-@dataclass(slots=True)
 class Trace:
     """Everything that was tried: on which server, and how that or its schema differs from what was meant."""
 
-    server: int
-    notes: list[str] = field(default_factory=list)
-    statements: list[Traced] = field(default_factory=list)
+    def __init__(self, server: int) -> None:
+        self.server = server
+        self.notes: list[str] = []
+        self.statements: list[Traced] = []
 
 
-@dataclass(slots=True)
 class Report:
     """All files, in the order in which they were judged."""
 
-    files: list[FileReport] = field(default_factory=list)
-    trace: Trace | None = None  # what was seen when the statements were tried
+    def __init__(self) -> None:
+        self.files: list[FileReport] = []
+        self.trace: Trace | None = None  # what was seen when the statements were tried
 
     @property
     def findings(self) -> list[Finding]:

@@ -6,12 +6,12 @@ of a kind named in `on`, before the history has taken the statement in, and yiel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segue.model.changes import CreateTable
 from segue.model.findings import Depth, Finding
 from segue.model.impact import Duration, Lock
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from segue.lint.informed import LiveSchema
     from segue.model.changes import AddConstraint, Change, Changed, SetNotNull
     from segue.model.findings import Fix, Severity
+
+
+#: Names of what only a trace finds.
+LOCK, REWRITE = "observed-lock", "observed-rewrite"
+OBSERVED = frozenset({LOCK, REWRITE})
 
 
 class Facts(Protocol):
@@ -76,8 +81,7 @@ class SafeForms:
 NO_FORMS = SafeForms()
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Value):
     """One rule: its name, what it is about, the changes it wants to see, and the function that looks at them."""
 
     name: str
@@ -93,8 +97,7 @@ class Rule:
     before: str = ""  # what an earlier file did, for the examples
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Value):
     """How a text is to be judged."""
 
     version: int | None = None  # major version of the servers; None: not known, the newest is taken
@@ -103,18 +106,26 @@ class Wanted:
     new_tables: bool = False  # also how tables are made that nobody uses yet: types, keys, indexes
 
 
-@dataclass(slots=True)
 class Place:
-    """Where a rule looks: the statement, what came before it, and how to say what was found."""
+    """Where a rule looks: the statement, what came before it, and how to say what was found.
 
-    file: str
-    statement: Changed
-    history: History
-    wanted: Wanted
-    measured: Callable[[str, int | None], Facts]
-    position: Callable[[int], tuple[int, int]]
+    One serves all rules and statements of a file, in turn.
+    """
+
     rule: Rule
-    forms: SafeForms = NO_FORMS
+    statement: Changed
+
+    def __init__(
+        self,
+        file: str,
+        history: History,
+        wanted: Wanted,
+        measured: Callable[[str, int | None], Facts],
+        position: Callable[[int], tuple[int, int]],
+        forms: SafeForms = NO_FORMS,
+    ) -> None:
+        self.file, self.history, self.wanted = file, history, wanted
+        self.measured, self.position, self.forms = measured, position, forms
 
     @property
     def version(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from segue.errors import SqlSyntaxError
-from segue.lint import ignores, program
+from segue.lint import ignores
 from segue.lint.judging import Judge, lines_of
 from segue.lint.report import Broken, FileReport, Report
 
@@ -49,6 +49,8 @@ def run(
         position = lines_of(source.text)
         judge.history.defaults.update(source.session)
         if source.program:
+            from segue.lint import program
+
             program.judge(source, file, judge, grammar.read, today, active, known)
             continue
         try:

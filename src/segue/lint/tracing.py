@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from segue.errors import SqlSyntaxError
@@ -11,9 +10,11 @@ from segue.lint import ignores
 from segue.lint.history import plain
 from segue.lint.judging import lines_of
 from segue.lint.report import Seen, Trace, Traced, Tried
+from segue.lint.rule import LOCK, OBSERVED, REWRITE
 from segue.model import changes as to
 from segue.model.findings import Depth, Finding, Severity
 from segue.model.impact import Duration, Lock
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Set
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from segue.lint.sources import Source
     from segue.model.changes import Changed
 
-#: Names of what only a trace finds.
-LOCK, REWRITE = "observed-lock", "observed-rewrite"
-OBSERVED = frozenset({LOCK, REWRITE})
 #: Statements that reach beyond the database in which they are tried, or move data.
 _BEYOND = frozenset(
     "CREATEDB,DROPDB,ALTER DATABASE,ALTER DATABASE SET,ALTER SYSTEM,CREATE TABLE SPACE,DROP TABLE SPACE,CREATE ROLE,"

@@ -6,8 +6,9 @@ drops a column. Names are written as SQL writes them (`orders`, `public.orders`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from segue.model.values import Value
 
 #: Where a new column's values come from: "constant" and "stable" are one for all rows, "volatile" one for each,
 #: "unknown" calls a function that the text does not tell about.
@@ -18,8 +19,7 @@ DomainAction = Literal[
 ConstraintKind = Literal["check", "not null", "unique", "primary key", "exclude", "foreign key"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Value, kw_only=True):
     """One thing that a statement does: the table it names ("" if none), and where it begins, in characters.
 
     `form` is the key of what was measured of it (`databases/postgresql/forms`), "" if nothing was.
@@ -35,8 +35,7 @@ class Change:
         return (self.table,) if self.table else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraint:
+class Constraint(Value, kw_only=True):
     """A constraint as it is written: of a new table, a new column, or by itself."""
 
     kind: ConstraintKind
@@ -51,8 +50,7 @@ class Constraint:
     default_name: str = ""  # what the server calls it where it has no name, if nothing else is called so
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Value, kw_only=True):
     """A column as it is written. `type` is the server's name (`int4`, `varchar`, `public.mood`), without modifiers."""
 
     name: str
@@ -67,8 +65,7 @@ class Column:
     generated: Literal["", "stored", "virtual"] = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateTable(Change):
+class CreateTable(Change, kw_only=True):
     """CREATE TABLE, also AS a query (`filled`)."""
 
     columns: tuple[Column, ...] = ()
@@ -86,16 +83,14 @@ class CreateTable(Change):
         return (self.table, *dict.fromkeys(name for name in others if name and name != self.table))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddColumn(Change):
+class AddColumn(Change, kw_only=True):
     """ALTER TABLE … ADD COLUMN; constraints written with the column follow as changes of their own."""
 
     column: Column
     if_not_exists: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropColumn(Change):
+class DropColumn(Change, kw_only=True):
     """ALTER TABLE … DROP COLUMN."""
 
     column: str
@@ -103,8 +98,7 @@ class DropColumn(Change):
     if_exists: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlterType(Change):
+class AlterType(Change, kw_only=True):
     """ALTER TABLE … ALTER COLUMN … TYPE. `column.name` is the column; what it was is not in the text."""
 
     column: Column
@@ -112,30 +106,26 @@ class AlterType(Change):
     collation: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetNotNull(Change):
+class SetNotNull(Change, kw_only=True):
     """ALTER TABLE … ALTER COLUMN … SET NOT NULL."""
 
     column: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropNotNull(Change):
+class DropNotNull(Change, kw_only=True):
     """ALTER TABLE … ALTER COLUMN … DROP NOT NULL."""
 
     column: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetDefault(Change):
+class SetDefault(Change, kw_only=True):
     """ALTER TABLE … ALTER COLUMN … SET DEFAULT, or DROP DEFAULT (`dropped`)."""
 
     column: str
     dropped: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddConstraint(Change):
+class AddConstraint(Change, kw_only=True):
     """ALTER TABLE … ADD CONSTRAINT, or a constraint written with a new column (`inline`)."""
 
     constraint: Constraint
@@ -148,23 +138,20 @@ class AddConstraint(Change):
         return (self.table, other) if other and other != self.table else (self.table,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateConstraint(Change):
+class ValidateConstraint(Change, kw_only=True):
     """ALTER TABLE … VALIDATE CONSTRAINT."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropConstraint(Change):
+class DropConstraint(Change, kw_only=True):
     """ALTER TABLE … DROP CONSTRAINT."""
 
     name: str
     cascade: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlterTable(Change):
+class AlterTable(Change, kw_only=True):
     """Any other part of ALTER TABLE; `action` is the parser's word for it, such as "SetLogged"."""
 
     action: str
@@ -173,8 +160,7 @@ class AlterTable(Change):
     settings: tuple[str, ...] = ()  # storage parameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttachPartition(Change):
+class AttachPartition(Change, kw_only=True):
     """ALTER TABLE (or INDEX) … ATTACH PARTITION."""
 
     partition: str
@@ -182,16 +168,14 @@ class AttachPartition(Change):
     index: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetachPartition(Change):
+class DetachPartition(Change, kw_only=True):
     """ALTER TABLE … DETACH PARTITION."""
 
     partition: str
     concurrent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateIndex(Change):
+class CreateIndex(Change, kw_only=True):
     """CREATE INDEX."""
 
     name: str
@@ -204,8 +188,7 @@ class CreateIndex(Change):
     partial: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reindex(Change):
+class Reindex(Change, kw_only=True):
     """REINDEX of an "index", a "table", a "schema", "system" or a "database"."""
 
     kind: str
@@ -213,8 +196,7 @@ class Reindex(Change):
     concurrent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenameObject(Change):
+class RenameObject(Change, kw_only=True):
     """… RENAME TO, or of a part: `kind` is "table", "column", "constraint", "index", "schema", "enum value" …."""
 
     kind: str
@@ -222,8 +204,7 @@ class RenameObject(Change):
     new: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropObject(Change):
+class DropObject(Change, kw_only=True):
     """DROP of one object: `kind` is "table", "index", "view", "schema", "type", "trigger" …."""
 
     kind: str
@@ -233,15 +214,13 @@ class DropObject(Change):
     if_exists: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Truncate(Change):
+class Truncate(Change, kw_only=True):
     """TRUNCATE of one table."""
 
     cascade: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteData(Change):
+class WriteData(Change, kw_only=True):
     """INSERT, UPDATE, DELETE, MERGE, COPY; `filtered` says whether there is a WHERE, `twice` a column set twice."""
 
     verb: str
@@ -249,8 +228,7 @@ class WriteData(Change):
     twice: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetSetting(Change):
+class SetSetting(Change, kw_only=True):
     """SET, SET LOCAL, RESET (value None); the value is as it was written, without quotes."""
 
     name: str
@@ -258,15 +236,13 @@ class SetSetting(Change):
     local: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transaction(Change):
+class Transaction(Change, kw_only=True):
     """BEGIN, COMMIT, ROLLBACK, SAVEPOINT …: `verb` is "begin", "commit", "rollback", "savepoint" or another."""
 
     verb: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code(Change):
+class Code(Change, kw_only=True):
     """A DO block (name "") or a new function or procedure, with its language and body."""
 
     name: str
@@ -274,16 +250,14 @@ class Code(Change):
     body: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateTrigger(Change):
+class CreateTrigger(Change, kw_only=True):
     """CREATE TRIGGER."""
 
     name: str
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateDomain(Change):
+class CreateDomain(Change, kw_only=True):
     """CREATE DOMAIN; `base` is a column of the type that it is of, `constrained` whether by NOT NULL or a CHECK."""
 
     name: str
@@ -291,8 +265,7 @@ class CreateDomain(Change):
     constrained: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlterDomain(Change):
+class AlterDomain(Change, kw_only=True):
     """ALTER DOMAIN; `constraint` is the name of the one that is added, validated or dropped."""
 
     name: str
@@ -301,8 +274,7 @@ class AlterDomain(Change):
     not_valid: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddEnumValue(Change):
+class AddEnumValue(Change, kw_only=True):
     """ALTER TYPE … ADD VALUE; `placed` says whether BEFORE or AFTER another."""
 
     type: str
@@ -310,8 +282,7 @@ class AddEnumValue(Change):
     placed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant(Change):
+class Grant(Change, kw_only=True):
     """GRANT of privileges on one object; `all` of them, to everybody (`public`), or with GRANT OPTION (`passed_on`)."""
 
     all: bool = False
@@ -319,20 +290,17 @@ class Grant(Change):
     passed_on: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Other(Change):
+class Other(Change, kw_only=True):
     """A kind of statement without a value of its own; `verb` is its name, such as "VACUUM FULL"."""
 
     verb: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End(Change):
+class End(Change, kw_only=True):
     """The end of a file, after its last statement: for rules about a file as a whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Value):
     """One statement of a text: its words, where it begins in characters, and what it does."""
 
     sql: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from segue.model.impact import Duration, Lock
@@ -31,16 +32,14 @@ class Depth(Enum):
     OBSERVED = "observed"
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
+class Fix(Value):
     """Statements that do what the one that was found does, but safely; `outside` if no transaction may be around."""
 
     statements: tuple[str, ...]
     outside: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Value):
     """One thing that will happen to somebody. Lines and columns count from 1, columns in characters."""
 
     rule: str

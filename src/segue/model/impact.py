@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from segue.model.values import Value
 
 
 class Lock(Enum):
@@ -22,7 +23,7 @@ class Lock(Enum):
     @property
     def rank(self) -> int:
         """Return the lock's strength, 0 for none."""
-        return list(Lock).index(self)
+        return _RANKS[self]
 
     @property
     def blocks(self) -> str:
@@ -32,6 +33,9 @@ class Lock(Enum):
         if self.rank >= Lock.SHARE.rank:
             return "writes"
         return "nothing"
+
+
+_RANKS = {lock: rank for rank, lock in enumerate(Lock)}
 
 
 class Duration(Enum):
@@ -45,8 +49,7 @@ class Duration(Enum):
     DATA = "data"
 
 
-@dataclass(frozen=True, slots=True)
-class TableLock:
+class TableLock(Value):
     """A lock on one table, named as the statement names it (`orders` or `public.orders`).
 
     The name is written as SQL writes it, in double quotes where it needs them, so that `to_regclass` finds it.
@@ -57,8 +60,7 @@ class TableLock:
     known: bool = True  # False: the text does not name the table; `table` describes it for people ("table of index i")
 
 
-@dataclass(frozen=True, slots=True)
-class IndexBuild:
+class IndexBuild(Value):
     """The index that a statement builds, rebuilds or drops, so that its outcome can be looked up."""
 
     name: str  # as `to_regclass` takes it: with the table's schema where the statement names one
@@ -66,8 +68,7 @@ class IndexBuild:
     action: str  # "create", "drop" or "reindex"
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Value):
     """One SQL statement with what is predicted of it. `offset` is its first character in the text it came from."""
 
     sql: str

@@ -23,6 +23,7 @@ from segue.databases.postgresql.online import foreseeing
 from segue.databases.postgresql.parse import node
 from segue.databases.postgresql.rates import Rate, Rates
 from segue.databases.postgresql.touching import Outcome, Scene, names_in
+from segue.model import values
 from segue.model.facts import ChangeFacts, Holder, StatementFacts, TableFacts, TargetFacts
 from segue.model.impact import Duration, Lock
 from segue.model.quantities import size
@@ -194,7 +195,7 @@ class _Assessment:
             by_table[cost.table] = max(by_table.get(cost.table, 0), cost.rows)
         rows = sum(by_table.values())
         return StatementFacts(
-            statement=replace(statement, destroys=statement.destroys and not outcome.fresh),
+            statement=values.replace(statement, destroys=statement.destroys and not outcome.fresh),
             touched=tuple(outcome.touched.values()),
             does=_words(costs, outcome, statement),
             rows=None if outcome.opaque else rows,

@@ -217,8 +217,7 @@ def _library() -> Any:
 
 @cache
 def _messages() -> Any:
-    from google.protobuf.descriptor_pool import DescriptorPool
-
+    """Return the descriptions of all messages and enumerations."""
     with open(f"{_folder()}/pg_query.desc", "rb") as file:  # noqa: PTH123 (pathlib is slow to import)
         described = file.read()
     # A set of one description: its tag, its length in groups of seven bits, and itself.
@@ -233,23 +232,40 @@ def _messages() -> Any:
         raise InternalError(
             "the SQL parser's messages are not described as they were", hint="install its older version"
         )
-    pool: Any = DescriptorPool()
+    pool = _compiled().DescriptorPool() if _compiled() else _written_in_python()
     pool.AddSerializedFile(described[at:])
     return pool
 
 
+def _compiled() -> Any:
+    """Return protobuf's compiled module, None where there is none; the Python around it takes long to import."""
+    from google.protobuf.internal import api_implementation
+
+    module = getattr(api_implementation, "_c_module", None)
+    return module if hasattr(module, "DescriptorPool") and hasattr(module, "MessageMeta") else None
+
+
+def _written_in_python() -> Any:
+    from google.protobuf.descriptor_pool import DescriptorPool
+
+    return DescriptorPool()
+
+
 @cache
 def _class(name: str) -> Any:
+    described = _messages().FindMessageTypeByName(f"pg_query.{name}")
+    if _compiled():
+        from google.protobuf.message import Message
+
+        return _compiled().MessageMeta(name, (Message,), {"DESCRIPTOR": described, "__module__": __name__})
     from google.protobuf.message_factory import GetMessageClass
 
-    return GetMessageClass(_messages().FindMessageTypeByName(f"pg_query.{name}"))
+    return GetMessageClass(described)
 
 
 @cache
 def _deepen() -> None:
     """Let messages be read however deep they are: fifty terms joined by || are more than a hundred levels."""
-    from google.protobuf.internal import api_implementation
-
-    deepen = getattr(getattr(api_implementation, "_c_module", None), "SetAllowOversizeProtos", None)
+    deepen = getattr(_compiled(), "SetAllowOversizeProtos", None)
     if deepen is not None:  # protobuf in pure Python knows no limit but its own recursion
         deepen(True)

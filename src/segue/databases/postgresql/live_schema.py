@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from segue.errors import SqlSyntaxError
 from segue.lint.history import plain
 from segue.lint.informed import LiveSchema, Size
 from segue.model import changes as to
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

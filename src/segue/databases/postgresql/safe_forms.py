@@ -5,7 +5,6 @@ Each method returns None where the statement says something that its safe form c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql import grammar
@@ -15,6 +14,7 @@ from segue.databases.postgresql.relations import quoted, table_name
 from segue.lint.rule import SafeForms
 from segue.model import changes as to
 from segue.model.findings import Fix
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,8 +203,7 @@ def _word(command: Any) -> str:
     return grammar.symbol("AlterTableType", command.subtype)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Value):
     """A constraint in its statement: where it stands, in bytes, and the column it is written with."""
 
     words: _Words

@@ -7,7 +7,7 @@ which table a foreign key leads to, whether a CHECK proves that there is no NULL
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.effects import Names
@@ -23,6 +23,7 @@ from segue.databases.postgresql.relations import (
 )
 from segue.model.facts import Touched
 from segue.model.impact import Duration, Lock, Statement, TableLock
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue.errors import InternalError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def rules() -> dict[str, Rule]:
     """Return every rule by its name."""
     found = {}
-    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    for name in sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")):
         rule = getattr(importlib.import_module(f"{__name__}.{name}"), "RULE", None)
         if rule is None or rule.name.replace("-", "_") != name:
             raise InternalError(f'"{__name__}.{name}" does not export a RULE of its name')

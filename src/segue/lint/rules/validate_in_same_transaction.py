@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segue.lint.rule import Rule
 from segue.model.changes import AddConstraint, ValidateConstraint
 from segue.model.findings import Severity
 from segue.model.impact import Duration
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from segue.errors import InvalidInput
 from segue.lint.sources import markers, prisma, psql
+from segue.model.values import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segue.lint.sources.programs import Part
 
 #: How a file that is not UTF-8 is read, where it does not say it itself.
@@ -20,8 +22,7 @@ _ENCODING = re.compile(rb"client_encoding\s*(?:=|TO)\s*'?([A-Za-z0-9_-]+)'?", re
 _NUMBERS = re.compile(r"(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Value):
     """A text to judge: characters stand where they stand in the file, but what is not SQL is blank."""
 
     path: str
@@ -38,7 +39,7 @@ class Source:
     reported: bool = True  # else it is only what happened before
 
 
-def gather(paths: list[str], stdin: bytes | None = None) -> list[Source]:
+def gather(paths: Sequence[str], stdin: bytes | None = None) -> list[Source]:
     """Return the texts of files, of folders (in the order in which tools run them) and of "-", standard input.
 
     Raises InvalidInput for a path that is not there or cannot be read.

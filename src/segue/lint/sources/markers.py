@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from pathlib import PurePath
@@ -16,8 +17,7 @@ _BLOCK = 1 << 20
 _BACKWARD_NAME = re.compile(r"(\.down|_down|\.undo|\.rollback)\.sql$|^U\d[\w.]*__.*\.sql$|^down\.sql$", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
+class Marked(Value):
     """The forward part of a text, the rest blank, and whether its tool runs it in a transaction (None: no marker)."""
 
     sql: str

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue.errors import InvalidInput, UsageError
+from segue.model.values import Value, replace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segue.lint.sources import Source
 
 #: The servers' version that a project is asked for where none is named.
@@ -18,8 +20,7 @@ NEWEST = 18
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(Value):
     """A project of a framework, and the folders or files of it that are judged; none: all that is not installed."""
 
     framework: str
@@ -49,7 +50,7 @@ class Project:
 
 
 def named(
-    paths: list[str], django: str | None, alembic: str | None, python: str | None, version: int | None
+    paths: Sequence[str], django: str | None, alembic: str | None, python: str | None, version: int | None
 ) -> Project | None:
     """Return the project that a command names by an option or by its file, None where there is none."""
     found = [("django", django), ("alembic", alembic)]

@@ -7,9 +7,9 @@ import re
 from segue.lint.sources.markers import blank
 
 #: Whatever may hold a backslash that is no command, the backslash that is one, and the end of a statement.
-_PIECE = re.compile(
-    r"""--[^\n]*|/\*|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$|\\|;""",
-    re.DOTALL,
+_PIECE = (
+    r"--[^\n]*|/\*|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"
+    r'"(?:[^"]|"")*"|\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$|\\|;'
 )
 _COPY = re.compile(r"\s*COPY\b.*\bFROM\s+STDIN\b", re.DOTALL | re.IGNORECASE)
 _COMMENT_RIM = re.compile(r"/\*|\*/")
@@ -21,9 +21,10 @@ def without_commands(text: str) -> str:
     """Return a text with psql's commands and the data of COPY blank; a command that sends a statement ends it."""
     if "\\" not in text:
         return text
+    piece = re.compile(_PIECE, re.DOTALL)  # takes longer to compile than most texts to be read
     pieces: list[str] = []
     at = place = begin = 0  # what is written, where to look next, where the statement begins
-    while match := _PIECE.search(text, place):
+    while match := piece.search(text, place):
         word, place = match[0], match.end()
         if word == "/*":
             place = _end_of_comment(text, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from segue.databases.postgresql.alter_table import _FORMS, _LIGHT_PARAMETERS
@@ -11,6 +10,7 @@ from segue.databases.postgresql.changes.words import cascades, kind_of
 from segue.databases.postgresql.grammar import symbol
 from segue.databases.postgresql.relations import qualified, strings, table_name, unwrapped
 from segue.model import changes as to
+from segue.model.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,13 +7,13 @@ was seen (`tests/measuring.py` writes it, a test compares). Lint, prediction and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from segue.model.impact import Duration, Lock
+from segue.model.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +26,7 @@ OLDEST, NEWEST = 14, 18
 TABLE = "table"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Value):
     """What one form does on one server."""
 
     locks: Mapping[str, Lock]  # the strongest by role, on what existed before
@@ -43,8 +42,7 @@ class Facts:
         return self.locks.get(role, Lock.NONE)
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Value):
     """A form of a statement: its key, what it is in words, an example, and its facts by major version."""
 
     key: str
