@@ -99,20 +99,29 @@ def _buffers() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a child process ended: exit code and the most memory it had at once, in MB (10^6 bytes)."""
+    """How a child process ended: exit code, the most memory it had at once in MB (10^6 bytes), and its CPU time."""
 
     code: int
     memory_mb: float
+    cpu_seconds: float
 
 
-def run_child(command: list[str], environment: dict[str, str], out: IO[bytes], err: IO[bytes]) -> Ended:
+def run_child(
+    command: list[str], environment: dict[str, str], out: IO[bytes], err: IO[bytes], folder: Path | None = None
+) -> Ended:
     """Run a process to its end and look at what it used; it is killed when we are interrupted."""
     import signal
     import subprocess
 
     # A session of its own: Ctrl-C at the terminal is ours to handle.
     process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        start_new_session=True,
+        cwd=folder,
     )
     try:
         _, status, usage = os.wait4(process.pid, 0)
@@ -125,7 +134,7 @@ def run_child(command: list[str], environment: dict[str, str], out: IO[bytes], e
             process.wait()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Ended(process.returncode, _bytes(usage) / 1e6)
+    return Ended(process.returncode, _bytes(usage) / 1e6, usage.ru_utime + usage.ru_stime)
 
 
 def _bytes(usage: resource.struct_rusage) -> int:

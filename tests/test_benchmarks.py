@@ -109,6 +109,16 @@ def test_verify_says_what_it_measured(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_lint_says_what_it_measured(scratch: Path) -> None:
+    done = run("lint", "--json", "--rounds", "1", "--scale", "0.05")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    assert set(content["ratios"]) == {"segue/squawk", "segue_one_file/squawk_one_file"}
+    assert {"start_seconds_segue", "cpu_seconds_squawk"} <= set(content["values"])
+    assert list(scratch.iterdir()) == []
+
+
 def test_interrupted_benchmark_leaves_nothing(scratch: Path) -> None:
     process = subprocess.Popen(
         command("backfill", "--rounds", "1", "--scale", "0.01"),

@@ -111,7 +111,7 @@ def lint(asked: Asked) -> int:
     if asked.trace or asked.trace_url is not None:
         observed = {name for name in OBSERVED if _wanted(asked, name)}
         _tried(report, found, grammar, wanted, url, asked.environment or "", asked.trace_url, observed)
-    words = formats.render(asked.format_, report, output.paint)
+    words = formats.render(asked.format_, report, output.paint, output.width())
     if words:
         output.data(words)
     if report.broken:

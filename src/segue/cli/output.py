@@ -74,6 +74,16 @@ def colorful(stream: IO[str]) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def width() -> int | None:
+    """Return how many columns the terminal has that shows stdout, None where there is none."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns) or None
+    except (OSError, ValueError):
+        return None
+
+
 def interactive() -> bool:
     """Return whether a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 NAMES = ("text", "json", "sarif", "junit", "github", "gitlab", "gcc", "md")
 
 
-def render(name: str, report: Report, paint: Callable[[str, str], str] | None = None) -> str:
-    """Return a report in a format, without the last line's end; `paint(text, style)` puts colour on text."""
+def render(name: str, report: Report, paint: Callable[[str, str], str] | None = None, width: int | None = None) -> str:
+    """Return a report in a format, without the last line's end.
+
+    For text, `paint(text, style)` puts colour on it, and `width` is that of the terminal that shows it.
+    """
     module = importlib.import_module(f"{__name__}.{name}")
-    words: str = module.render(report, paint) if name == "text" and paint is not None else module.render(report)
+    words: str = module.render(report, paint, width) if name == "text" and paint else module.render(report)
     return words

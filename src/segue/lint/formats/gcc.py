@@ -17,4 +17,9 @@ def render(report: Report) -> str:
         f"{found.file}:{found.line}:{found.column}: {_WORDS[found.severity.value]}: {found.message} [{found.rule}]"
         for found in report.findings
     ]
-    return "\n".join(lines)
+    lines += [
+        f"{file.path}:{line}:{column}: note: not judged: {why} [not-judged]"
+        for file in report.files
+        for line, column, why in file.unanalysed
+    ]
+    return "\n".join(" ".join(line.splitlines()) for line in lines)

@@ -16,6 +16,8 @@ def render(report: Report) -> str:
     for found in report.findings:
         words = found.message + (f"\nInstead: {found.safe}" if found.safe else "")
         lines.append(_line(_WORDS[found.severity.value], found.file, found.line, found.column, found.rule, words))
+    for file in report.files:
+        lines += [_line("notice", file.path, line, column, "not judged", why) for line, column, why in file.unanalysed]
     return "\n".join(lines)
 
 

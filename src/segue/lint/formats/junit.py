@@ -39,10 +39,16 @@ def _suite(file: FileReport) -> tuple[str, int, int, int]:
             f"<failure type={_attribute(found.rule)} message={_attribute(found.message)}>{_text(words)}</failure>"
             "</testcase>"
         )
+    for line, column, why in file.unanalysed:
+        cases.append(
+            f"    <testcase name={_attribute(f'line {line}, column {column}: not judged')} classname={name}>"
+            f"<skipped message={_attribute(why)}/></testcase>"
+        )
     failures, errors = len(file.findings), int(file.broken is not None)
     if not cases:
         cases = [f'    <testcase name="no findings" classname={name}/>']
-    head = f'  <testsuite name={name} tests="{len(cases)}" failures="{failures}" errors="{errors}">'
+    skipped = len(file.unanalysed)
+    head = f'  <testsuite name={name} tests="{len(cases)}" failures="{failures}" errors="{errors}" skipped="{skipped}">'
     return "\n".join([head, *cases, "  </testsuite>"]), len(cases), failures, errors
 
 

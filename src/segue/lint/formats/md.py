@@ -13,6 +13,11 @@ def render(report: Report) -> str:
     found = report.findings
     lines = [f"**segue lint**: {len(found)} finding{'s' * (len(found) != 1)} in {report.statements} statements"]
     lines += [f"- `{path}:{at.line}:{at.column}` does not parse: {_cell(at.message)}" for path, at in report.broken]
+    lines += [
+        f"- `{file.path}:{line}:{column}` is not judged: {_cell(why)}"
+        for file in report.files
+        for line, column, why in file.unanalysed
+    ]
     if found:
         lines += ["", "| | Where | Rule | What happens | Lock | Held |", "| --- | --- | --- | --- | --- | --- |"]
     for item in found:

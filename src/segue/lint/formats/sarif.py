@@ -11,6 +11,8 @@ from segue import __version__
 from segue.lint.rules import rules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from segue.lint.report import Report
     from segue.model.findings import Severity
 
@@ -53,19 +55,25 @@ def render(report: Report) -> str:
         "invocations": [
             {
                 "executionSuccessful": not report.broken,
-                "toolExecutionNotifications": [
-                    {
-                        "level": "error",
-                        "message": {"text": at.message},
-                        "locations": [_location(path, at.line, at.column)],
-                    }
-                    for path, at in report.broken
-                ],
+                "toolExecutionNotifications": list(_notifications(report)),
             }
         ],
         "results": results,
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)
+
+
+def _notifications(report: Report) -> Iterator[dict[str, Any]]:
+    """Yield what does not parse, and what could not be judged."""
+    for path, at in report.broken:
+        yield _notification("error", at.message, _location(path, at.line, at.column))
+    for file in report.files:
+        for line, column, why in file.unanalysed:
+            yield _notification("note", f"not judged: {why}", _location(file.path, line, column))
+
+
+def _notification(level: str, words: str, location: dict[str, Any]) -> dict[str, Any]:
+    return {"level": level, "message": {"text": words}, "locations": [location]}
 
 
 def _result(
