@@ -24,6 +24,14 @@ from segue.databases.postgresql.moving.support import Pair, Side
 from segue.ports import Patience
 
 PATIENCE = Patience(20, 20)
+#: Several moves and copies at a time need more than the server has by itself.
+ROOM = {
+    "wal_writer_delay": "200ms",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_worker_processes": "24",
+    "max_logical_replication_workers": "16",
+}
 TABLES = ("item", "line", "part")
 WRITERS = 5
 
@@ -130,14 +138,14 @@ class Moved:
 @pytest.fixture(scope="module")
 def moving_server() -> Iterator[Server]:
     """Give an embedded server that can be followed."""
-    with logical(chosen(), wal_writer_delay="200ms") as server:
+    with logical(chosen(), **ROOM) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def moving_debian_server() -> Iterator[Server]:
     """Give a server of Debian's PostgreSQL 15 that can be followed."""
-    with logical(binaries_of(DEBIAN_MAJOR), wal_writer_delay="200ms") as server:
+    with logical(binaries_of(DEBIAN_MAJOR), **ROOM) as server:
         yield server
 
 

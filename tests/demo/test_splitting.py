@@ -32,6 +32,9 @@ def test_a_monolith_is_split_under_traffic_and_nothing_is_lost(
     )
     assert len(report["invariants"]) >= 11
     assert set(report["invariants"].values()) == {True}
+    assert {"customer reads tax_rates", "customer reads settings", "catalogue reads tax_rates"} <= set(
+        report["invariants"]
+    )
     assert report["reverse"]["ok"] is True
     assert [phase["name"] for phase in report["phases"]] == [
         "analytics",

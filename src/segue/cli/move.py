@@ -57,6 +57,9 @@ def create(
     once: Annotated[
         bool, typer.Option("--once", help="Only copy, at one moment: nothing is followed, and nothing stays behind.")
     ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Keep the target as a copy that only reads, for good; see `rehome`.")
+    ] = False,
     shape: Annotated[
         str | None, typer.Option("--shape", help="A file that says what the tables become.", show_default=False)
     ] = None,
@@ -67,10 +70,12 @@ def create(
 
     With --schema the tables are made on the target, with what they need: types, sequences, functions. Without it they
     have to be there, empty, with their keys. With --shape they differ from those of the source: the file names them.
+    With --read-only the source stays their home: the target follows it for good, and refuses writes.
 
     Examples:
         segue move create orders --from production --to orders-db -t orders -t order_items --schema
         segue move create copy --from production --to staging -t orders --schema --once
+        segue move create countries --from production --to orders-db -t countries --schema --read-only
     """
     from segue import settings as loader
     from segue import wiring
@@ -83,7 +88,7 @@ def create(
     tables = found.sources if found is not None else tuple(table or ())
     settings = loader.load()
     with open_store(settings) as store:
-        move = moves.Move(name, source, target, tables, schema, once, found)
+        move = moves.Move(name, source, target, tables, schema, once, found, read_only)
         warnings = moves.create(store, settings, move, wiring.parts().database)
     if output.as_json():
         document = {"ok": True, "move": name, "from": source, "to": target, "tables": list(tables)}
@@ -117,6 +122,8 @@ def start(
     else:
         output.table(("table", "rows"), done.tables.items())
         end = "the copy is complete" if driver.move.once else "the target follows, and the way back is ready,"
+        if driver.move.read_only:
+            end = "the read-only copy follows its home"
         if driver.move.shape is not None:
             end = f"the target is level; keep `segue move follow {name}` running,"
         output.say(f"{end} after {duration(done.seconds)}")
@@ -170,7 +177,10 @@ def status(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> int:
                 ("followed", "yes" if found.followed else "not yet: `segue move start`"),
                 ("behind", behind),
                 ("kept back", size(found.lag_bytes) if found.lag_bytes is not None else "cannot tell"),
-                ("switches", found.switches),
+                ("read-only", f"a copy; its home is {driver.move.source}")
+                if driver.move.read_only
+                else ("switches", found.switches),
+                *([("problem", found.problem)] if found.problem else []),
             ]
         )
     return ExitCode.DONE if found.open is not None else ExitCode.CANNOT_TELL
@@ -274,6 +284,10 @@ def survey(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) ->
             for k in found.crossing
         ],
     )
+    output.table(
+        ("read-only copy", "in", "home", "tables"),
+        [(copy.name, copy.to, copy.home, ", ".join(copy.tables)) for copy in found.copies],
+    )
     for one in found.spanning:
         used = "; ".join(f"{domain}: {', '.join(tables)}" for domain, tables in one.tables.items())
         often = f", {one.calls} calls" if one.calls is not None else "" if one.certain else ", by its text"
@@ -285,7 +299,7 @@ def survey(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) ->
 
 @app.command()
 def split(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> None:
-    """Create a live move for each domain of a split file, under the domain's name.
+    """Create a live move for each domain of a split file, under the domain's name, and its read-only copies.
 
     Refused while a table of the source has no home. Each domain is then started, switched and reversed by itself.
 
@@ -355,10 +369,9 @@ def probe(file: SplitFile, format_: Format = Form.TEXT, json_: Json = False) -> 
 
 
 def _kept(key: CrossingKey) -> str:
-    if key.to_shared:
-        return "stays, on the copy"
     told = f"; {' and '.join(key.actions)} has to be told by an event" if key.actions else ""
-    return f"probed{told}"
+    local = f"local in {key.domain} again, on its copy; " if key.to_shared else ""
+    return f"{local}probed{told}"
 
 
 @contextmanager
@@ -372,6 +385,45 @@ def _splitter(file: str) -> Iterator[Splitter]:
     settings = loader.load()
     with open_store(settings) as store:
         yield splits.Splitter(store, settings, found, wiring.parts().database)
+
+
+@app.command()
+def rehome(
+    name: Name,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="The environment to follow; by itself, where the tables are now.", show_default=False
+        ),
+    ] = None,
+    lock_timeout: LockTimeout = "60s",
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> None:
+    """Have a read-only copy follow its tables' new home, once they were moved.
+
+    Until then it follows by way of the old home, which gets what is written to the new one as long as that move has
+    its way back; `complete` of that move asks for this. Nothing is copied but what differs. Safe to repeat.
+
+    Example:
+        segue move rehome customerreads
+    """
+    from segue import settings as loader
+    from segue import wiring
+    from segue.model.quantities import seconds
+    from segue.ports import Patience
+    from segue.services import mirrors
+    from segue.store import open_store
+
+    patience = Patience(seconds(lock_timeout), seconds(lock_timeout))
+    settings = loader.load()
+    with open_store(settings) as store:
+        database = wiring.parts().database
+        home, done = mirrors.rehome(store, settings, name, source, database, patience, output.say)
+    if output.as_json():
+        output.document({"ok": True, "move": name, "home": home, **({} if done is None else asdict(done))})
+    else:
+        output.say(f"it follows {home} already" if done is None else f"it follows {home}")
 
 
 def _ended(name: str, how: str) -> None:

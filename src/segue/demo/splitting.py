@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from segue.demo import journal, oracle, storefront
+from segue.demo import journal, oracle, sharing, storefront
 from segue.demo.services import MONOLITH, SERVICES
 from segue.demo.show import Report, Show, end_process
 from segue.errors import InternalError
@@ -202,6 +202,7 @@ class SplitShow(Show):
         homes: dict[str, list[str]] = {service: [] for service in (*SERVICES, "rest")}
         for table, home in found.tables.items():
             homes[home].append(table.removeprefix("public."))
+        self._copies = found.copies
         self._screen.say(f"  surveyed: {len(found.crossing)} foreign keys will cross the services")
         return homes
 
@@ -240,7 +241,9 @@ class SplitShow(Show):
     def _structure(self, service: str) -> bytes:
         """Return the SQL of a service's tables, as pg_dump writes it, without foreign keys to others' tables."""
         tables = self._homes[service]
-        dumped = self._dump(*[f"--table-and-children=public.{name}" for name in (*tables, *_VIEWS.get(service, ()))])
+        own = [*tables, *(name for copy in self._copies if copy.domain == service for name in copy.tables)]
+        own += _VIEWS.get(service, ())
+        dumped = self._dump(*[f"--table-and-children=public.{name.removeprefix('public.')}" for name in own])
         dumped = re.sub(_KEY, lambda match: match[0] if match[1] in tables else "", dumped)
         functions = [
             definition
@@ -373,6 +376,7 @@ class SplitShow(Show):
             found = self._report.invariants
             probed = self._splitter().probe()
             found.update({key.name: seen is None or seen.holds for key, seen in probed})
+            found.update(sharing.look(self._copies, self._places))
             self._brought()
             with storefront.connect(self._places["customer-db"], autocommit=False) as customer:
                 customer.execute("CREATE TEMP TABLE payments (order_id bigint, status text, amount_cents bigint)")

@@ -19,6 +19,8 @@ class MoveStanding:
     lag_seconds: float | None = None
     #: Whether what is committed arrives.
     caught_up: bool | None = None
+    #: Why it is not followed as it should be, where that can be seen.
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

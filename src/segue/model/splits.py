@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A part with a database of its own: an environment's name, and tables as the file writes them."""
+    """A part with a database of its own: an environment's name, and tables as the file writes them.
+
+    `reads`: shared tables of which its database gets a copy that follows their home and refuses writes.
+    """
 
     name: str
     to: str
     tables: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,11 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What a split file says. `shared`: tables that every domain reads and nobody but their owner writes."""
+    """What a split file says.
+
+    `shared`: tables that domains may read in their own databases, and that are written to in one place: in that of the
+    domain that has them, or else in the source.
+    """
 
     name: str
     source: str
@@ -42,8 +50,9 @@ class CrossingKey:
     """A foreign key whose tables get into different databases; no server can enforce it there.
 
     `actions`: what the server does by itself today, as in `ON DELETE CASCADE`. `writes`: rows of the table inserted or
-    updated since the server's statistics began. `to_shared`: the other table is in both databases, so it can stay.
-    `definition`: the key as SQL, for the way back.
+    updated since the server's statistics began. `to_shared`: the other table has a read-only copy beside this one,
+    so that they can be joined; the key is none even so, as the copy is a moment behind. `definition`: the key as SQL,
+    for the way back.
     """
 
     name: str
@@ -75,6 +84,20 @@ class Spanning:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCopy:
+    """Shared tables of one home that a domain has a read-only copy of. `name`: its move's; `home`: the domain's.
+
+    `to`: the environment of the domain that reads. `home` is "shared" where the tables stay in the source.
+    """
+
+    name: str
+    domain: str
+    to: str
+    home: str
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """What a split meets.
 
@@ -87,6 +110,7 @@ class Survey:
     crossing: tuple[CrossingKey, ...]
     spanning: tuple[Spanning, ...]
     unseen: tuple[str, ...]
+    copies: tuple[ReadCopy, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _KEYS = {"split", "from", "domains", "shared", "routing"}
 _ROUTING_KEYS = {"switch", "reverse"}
-_DOMAIN_KEYS = {"to", "tables"}
+_DOMAIN_KEYS = {"to", "tables", "reads"}
 #: A domain's name is its move's too, and part of names in the databases.
 _NAME = r"[a-z0-9]{1,16}"
 
@@ -50,6 +50,7 @@ class _Reader:
         self._source = source
         self._problems = list(tree.problems)
         self._homes: dict[str, Node] = {}
+        self._shared: dict[str, Node] = {}
 
     def split(self) -> Split:
         root = self._tree.root
@@ -58,9 +59,9 @@ class _Reader:
             raise InvalidSplit(self._source, self._problems, self._tree)
         self._known(root, _KEYS)
         name, origin = self._text(root, "split"), self._text(root, "from")
-        domains = self._domains(root)
         listed = root.get("shared")
-        shared = self._tables(listed) if listed is not None else ()
+        shared = self._tables(listed, self._shared) if listed is not None else ()
+        domains = self._domains(root, origin)
         routing = self._routing(root.get("routing"))
         if self._problems:
             raise InvalidSplit(self._source, self._problems, self._tree)
@@ -75,7 +76,7 @@ class _Reader:
         self._known(node, _ROUTING_KEYS)
         return Routing(self._text(node, "switch"), self._text(node, "reverse"))
 
-    def _domains(self, root: Node) -> list[Domain]:
+    def _domains(self, root: Node, origin: str) -> list[Domain]:
         node = root.get("domains")
         if node is None or not node.entries:
             self._at(node or root, "`domains` maps each domain's name to its database and tables")
@@ -85,6 +86,8 @@ class _Reader:
         for name, entry in node.entries.items():
             if not re.fullmatch(_NAME, name):
                 self._at(entry.key, f'"{name}" cannot name a domain: at most 16 lower-case letters and digits')
+            if name == "shared":
+                self._at(entry.key, '"shared" stands for the tables that are shared, and cannot name a domain')
             if entry.value.entries is None:
                 self._at(entry.value, "a domain is a mapping with `to` and `tables`")
                 continue
@@ -93,23 +96,44 @@ class _Reader:
             if to and to in places:
                 self._at(entry.value.get("to") or entry.key, f'"{to}" is the database of "{places[to]}" already')
             places.setdefault(to, name)
-            found.append(Domain(name, to, self._tables(entry.value.get("tables") or entry.value)))
+            tables = self._tables(entry.value.get("tables") or entry.value, self._homes)
+            found.append(Domain(name, to, tables, self._reads(entry.value.get("reads"), tables, stays=to == origin)))
         return found
 
-    def _tables(self, node: Node) -> tuple[str, ...]:
+    def _reads(self, node: Node | None, own: tuple[str, ...], *, stays: bool) -> tuple[str, ...]:
+        if node is None:
+            return ()
+        if stays:
+            self._at(node, "a domain that stays needs no copies: the source keeps following what has moved")
+            return ()
+        seen: dict[str, Node] = {}
+        found = self._tables(node, seen)
+        for name in found:
+            if name not in self._shared:
+                self._at(seen[name], f'"{name}" is not among the `shared` tables')
+            elif name in own:
+                self._at(seen[name], f'"{name}" has its home in this domain, which needs no copy of it')
+        return found
+
+    def _tables(self, node: Node, places: dict[str, Node]) -> tuple[str, ...]:
         if not node.items:
-            self._at(node, "`tables` and `shared` are lists of at least one table")
+            self._at(node, "`tables`, `reads` and `shared` are lists of at least one table")
             return ()
         found = []
         for item in node.items:
             if not isinstance(item.value, str) or not item.value.strip():
                 self._at(item, "a table is named by a text, as SQL writes it")
                 continue
-            if item.value in self._homes:
-                first = self._homes[item.value].line + 1
-                self._at(item, f'"{item.value}" has a home already, in line {first}: each table has exactly one')
+            if item.value in places:
+                first = places[item.value].line + 1
+                self._at(
+                    item,
+                    f'"{item.value}" has a home already, in line {first}: each table has exactly one'
+                    if places is self._homes
+                    else f'"{item.value}" is here already, in line {first}',
+                )
                 continue
-            self._homes[item.value] = item
+            places[item.value] = item
             found.append(item.value)
         return tuple(found)
 

@@ -33,9 +33,23 @@ def write(split: Split, survey: Survey) -> dict[str, Any]:
 
 def _phase(split: Split, domain: Domain, survey: Survey, needs: list[str]) -> list[dict[str, Any]]:
     """Return the steps that bring one domain to its database."""
-    cut = [key for key in survey.crossing if key.to_domain == domain.name and not key.to_shared]
+    cut = [key for key in survey.crossing if key.to_domain == domain.name]
     tables = sorted(table for table, home in survey.tables.items() if home == domain.name)
     steps: list[dict[str, Any]] = [
+        {
+            "name": f"read-{copy.name}",
+            "kind": "move",
+            "description": f"Keep read-only copies of shared tables in {copy.to}: {', '.join(copy.tables)}.",
+            "action": "start",
+            "move": copy.name,
+            "to": copy.to,
+            "tables": list(copy.tables),
+            "read_only": True,
+        }
+        for copy in survey.copies
+        if copy.domain == domain.name
+    ]
+    steps += [
         {
             "name": f"copy-{domain.name}",
             "kind": "move",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.jobs import DataJob
-    from segue.ports.moving import Mover, Moves, Reshaper
+    from segue.ports.moving import Mirror, Mover, Moves, Reshaper
     from segue.ports.online import ChangeRecord, OnlineChange
     from segue.ports.outbox import Outbox, Relay
     from segue.ports.verifying import Verifier
@@ -770,6 +770,10 @@ class Database(Protocol):
 
     def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
         """Take up a move of tables to others of another shape; opens nothing yet."""
+        ...
+
+    def mirror(self, move: str, source: str, target: str, home: str) -> Mirror:
+        """Take up read-only copies of tables in another database; `home` is the source's name. Opens nothing yet."""
         ...
 
     def outbox(self, url: str) -> Outbox:

@@ -67,6 +67,17 @@ class Reshaper(Mover, Protocol):
         ...
 
 
+class Mirror(Mover, Protocol):
+    """Read-only copies of tables, which follow their home for good; they are never switched."""
+
+    def leave(self, patience: Patience, note: Note) -> None:
+        """Stop following the source, and leave nothing there; the copies stay as they are, closed to writers.
+
+        `start` with another source brings them level with that one. A source that cannot be reached is told of.
+        """
+        ...
+
+
 class MoveDriver(Protocol):
     """One move, with its record in the store."""
 
@@ -91,7 +102,15 @@ class Moves(Protocol):
     """The moves of an execution's environment, for the steps of a plan."""
 
     def begin(
-        self, name: str, to: str, tables: Sequence[str], patience: Patience, note: Note, *, make_tables: bool = False
+        self,
+        name: str,
+        to: str,
+        tables: Sequence[str],
+        patience: Patience,
+        note: Note,
+        *,
+        make_tables: bool = False,
+        read_only: bool = False,
     ) -> MoveDriver:
         """Create a move, or take it up where it was created so before. Raises Blocked where the name means another."""
         ...

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
     from segue.model.shapes import Shape
     from segue.ports import Patience
-    from segue.ports.moving import Mover, Reshaper
+    from segue.ports.moving import Mirror, Mover, Reshaper
     from segue.settings import Settings
     from segue.store import Store
 
@@ -29,6 +29,10 @@ class Moving(Protocol):
 
     def mover(self, move: str, source: str, target: str) -> Mover:
         """Take up a move."""
+        ...
+
+    def mirror(self, move: str, source: str, target: str, home: str) -> Mirror:
+        """Take up read-only copies."""
         ...
 
     def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
@@ -50,6 +54,8 @@ class Move:
     once: bool = False
     #: What the tables become; None where they are the same on the target.
     shape: Shape | None = None
+    #: Whether the target is a read-only copy for good, and the source stays the tables' home.
+    read_only: bool = False
 
 
 def create(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> list[str]:
@@ -63,21 +69,50 @@ def create(store: Store, settings: Settings, move: Move, database: Callable[[str
         raise UsageError("no table is named", hint="name each with --table")
     if move.source == move.target:
         raise UsageError("source and target are the same environment", hint="name two with --from and --to")
-    mover = _mover(store, settings, move, database)
+    taken = mover(store, settings, move, database)
     if _entries(store, move.name)[-1:] not in ([], ["completed"], ["cancelled"]):
         raise InvalidInput(f'the move "{move.name}" exists already', hint="`segue move status` shows it")
-    detail: dict[str, Any] = {"source": move.source, "target": move.target, "tables": list(move.tables)}
-    detail |= {"make_tables": move.make_tables, "once": move.once}
+    if move.read_only and (move.once or move.shape is not None):
+        raise UsageError("a read-only copy is followed, as it is", hint="leave out --once and --shape")
+    detail = _created(move)
     warnings = []
     if move.shape is not None:
         if move.once or move.make_tables:
             raise UsageError(
                 "a move to another shape makes no tables and is followed", hint="leave --schema and --once"
             )
-        warnings = reshaping.of(mover).check()
-        detail["shape"] = move.shape.document()
+        warnings = reshaping.of(taken).check()
     _record(store, settings, move.name, "created", detail)
     return warnings
+
+
+def replace(store: Store, settings: Settings, move: Move) -> None:
+    """Record that a move that has not ended is another one from here on, such as a copy with a new home."""
+    _record(store, settings, move.name, "created", _created(move))
+
+
+def _created(move: Move) -> dict[str, Any]:
+    detail: dict[str, Any] = {"source": move.source, "target": move.target, "tables": list(move.tables)}
+    detail |= {"make_tables": move.make_tables, "once": move.once, "read_only": move.read_only}
+    if move.shape is not None:
+        detail["shape"] = move.shape.document()
+    return detail
+
+
+def known(store: Store) -> list[Move]:
+    """Return every move that has a name, each as it was created last, in the order of that."""
+    from sqlalchemy import func, select
+
+    from segue.store.tables.ledger import LedgerRow
+
+    with store.session() as session:
+        names = session.execute(
+            select(LedgerRow.subject_id, func.max(LedgerRow.id))
+            .where(LedgerRow.subject == SUBJECT, LedgerRow.action == "created")
+            .group_by(LedgerRow.subject_id)
+            .order_by(func.max(LedgerRow.id))
+        ).all()
+    return [find(store, str(name)) for name, _ in names]
 
 
 def find(store: Store, name: str) -> Move:
@@ -104,6 +139,7 @@ def find(store: Store, name: str) -> Move:
             bool(detail.get("make_tables")),
             bool(detail.get("once")),
             reshaping.kept(detail.get("shape")),
+            bool(detail.get("read_only")),
         )
 
 
@@ -149,9 +185,10 @@ class StepMoves:
         note: Callable[[str], None],
         *,
         make_tables: bool = False,
+        read_only: bool = False,
     ) -> Driver:
         """Create a move, or take it up."""
-        move = Move(name, self._environment, to, tuple(tables), make_tables)
+        move = Move(name, self._environment, to, tuple(tables), make_tables, read_only=read_only)
         known = current(self._store, name)
         if known is None:
             create(self._store, self._settings, move, self._database)
@@ -193,13 +230,13 @@ class Driver:
             raise NotFound(f'the move "{name}" has ended', hint="`segue move create` makes another")
         self._store = store
         self._settings = settings
-        self._mover = _mover(store, settings, self.move, database)
+        self.mover = mover(store, settings, self.move, database)
         self._patience = patience
         self._note = note
 
     def start(self, workers: int) -> MoveStarted:
         """Copy, follow, and arm the way back; goes on where an earlier start ended. One that copies once ends so."""
-        do = self._mover.copy if self.move.once else self._mover.start
+        do = self.mover.copy if self.move.once else self.mover.start
         with self._noted("completed" if self.move.once else "started") as detail:
             done = do(
                 self.move.tables,
@@ -213,38 +250,38 @@ class Driver:
 
     def follow(self, *, once: bool, stop: Callable[[], bool]) -> int:
         """Carry over what is written to tables of another shape; return how many keys. Raises UsageError for others."""
-        return reshaping.of(self._mover).follow(once=once, patience=self._patience, note=self._note, stop=stop)
+        return reshaping.of(self.mover).follow(once=once, patience=self._patience, note=self._note, stop=stop)
 
     def look(self) -> MoveStanding:
         """Say how it stands."""
-        return self._mover.look()
+        return self.mover.look()
 
     def turn(self, to: str, *, budget: float, margin: int, finish: bool = True) -> MoveSwitched | None:
         """Open the side `to`; None when that was so already, or is so by finishing a switch that was cut off.
 
         With `finish` False such a switch is undone instead, and nothing else is done.
         """
-        before = self._mover.look()
+        before = self.mover.look()
         if before.open is None or before.open == to or not finish:
             # Also where the commits went through and the process died: what comes after them may be missing.
             with self._noted("recovered") as detail:
-                detail["open"] = self._mover.recover(finish=finish, note=self._note)
+                detail["open"] = self.mover.recover(finish=finish, note=self._note)
             if not finish or detail["open"] == to:
                 return None
         with self._noted("switched" if to == "target" else "reversed") as detail:
-            done = self._mover.turn(to, budget=budget, margin=margin, patience=self._patience, note=self._note)
+            done = self.mover.turn(to, budget=budget, margin=margin, patience=self._patience, note=self._note)
             detail.update(asdict(done))
         return done
 
     def complete(self) -> None:
         """End it with the target in use; there is no way back afterwards."""
         with self._noted("completed"):
-            self._mover.complete(self._patience, self._note)
+            self.mover.complete(self._patience, self._note)
 
     def cancel(self) -> None:
         """Give it up with the source in use."""
         with self._noted("cancelled"):
-            self._mover.cancel(self._patience, self._note)
+            self.mover.cancel(self._patience, self._note)
 
     @contextmanager
     def _noted(self, action: str) -> Iterator[dict[str, Any]]:
@@ -259,12 +296,15 @@ class Driver:
         _record(self._store, self._settings, self.move.name, action, detail)
 
 
-def _mover(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> Mover:
+def mover(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> Mover:
+    """Take up what moves it; raises NotFound for an environment that is not known."""
     from segue.services import environments
 
     with store.session() as session:
         _, source = environments.resolve(session, settings, move.source)
         _, target = environments.resolve(session, settings, move.target)
+    if move.read_only:
+        return database(source).mirror(move.name, source, target, move.source)
     if move.shape is not None:
         return database(source).reshaper(move.name, source, target, move.shape)
     return database(source).mover(move.name, source, target)

@@ -38,7 +38,9 @@ class Splitter:
         return self._database(url).survey(url, self.split)
 
     def create(self) -> list[str]:
-        """Create a live move for each domain whose database is not the source itself; return their names.
+        """Create a live move for each domain whose database is not the source itself, and its read-only copies.
+
+        Return the names of all.
 
         Raises InvalidInput while a table has no home or a name is no table, Blocked where a move exists already.
         """
@@ -46,16 +48,18 @@ class Splitter:
 
         found = self._ready()
         moving = [domain for domain in self.split.domains if domain.to != self.split.source]
-        for domain in moving:
-            if moves.current(self._store, domain.name) is not None:
+        for name in (*(domain.name for domain in moving), *(copy.name for copy in found.copies)):
+            if moves.current(self._store, name) is not None:
                 raise Blocked(
-                    f'the move "{domain.name}" exists already', hint="`segue move status` shows it; nothing was created"
+                    f'the move "{name}" exists already', hint="`segue move status` shows it; nothing was created"
                 )
         self._record(found.crossing)
-        for domain in moving:
-            move = moves.Move(domain.name, self.split.source, domain.to, domain.tables)
+        wanted = [moves.Move(domain.name, self.split.source, domain.to, domain.tables) for domain in moving]
+        for copy in found.copies:
+            wanted.append(moves.Move(copy.name, self.split.source, copy.to, copy.tables, read_only=True))
+        for move in wanted:
             moves.create(self._store, self._settings, move, self._database)
-        return [domain.name for domain in moving]
+        return [move.name for move in wanted]
 
     def plan(self) -> dict[str, Any]:
         """Return the document of a plan that carries the split out, and keep the keys that it cuts.
@@ -80,6 +84,7 @@ class Splitter:
     def probe(self) -> list[tuple[CrossingKey, Invariant | None]]:
         """Look at each foreign key that was cut, where its tables are now; None where its server still keeps it."""
         places = {domain.name: self._where(domain.name, domain.to) for domain in self.split.domains}
+        places["shared"] = self.split.source
         found: list[tuple[CrossingKey, Invariant | None]] = []
         for key in self._keys():
             child, parent = places[key.domain], places[key.to_domain]
@@ -94,7 +99,7 @@ class Splitter:
         """Keep the keys that will be cut: once they are, nothing in the databases tells of them."""
         from segue.store import ledger
 
-        detail = {"source": self.split.source, "keys": [asdict(key) for key in keys if not key.to_shared]}
+        detail = {"source": self.split.source, "keys": [asdict(key) for key in keys]}
         with self._store.session() as session:
             ledger.append(
                 session,
@@ -120,7 +125,7 @@ class Splitter:
             ).first()
             kept = row.detail["keys"] if row is not None else None
         if kept is None:
-            return [key for key in self.survey().crossing if not key.to_shared]
+            return list(self.survey().crossing)
         lists = ("columns", "to_columns", "actions")
         told: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in key.items()} for key in kept]
         return [CrossingKey(**key) for key in told]

@@ -38,6 +38,10 @@ class MoveParams(StepFields):
         default=False,
         description="`start`: make the tables on the target, as they are here; their indexes after the copy.",
     )
+    read_only: bool = Field(
+        default=False,
+        description="`start`: keep the target as a read-only copy for good; the tables' home stays here.",
+    )
     workers: int = Field(default=2, ge=1, le=64, description="`start`: tables that are copied at a time.")
     budget: Seconds = Field(
         default=2.0, gt=0, description="`switch`: the longest that writes may stop; beyond it, everything is undone."
@@ -88,7 +92,9 @@ class MoveStep:
 
     def problems(self, params: MoveParams, database: Database) -> list[str]:
         """Return fields that have no meaning beside the action."""
-        foreign = {"start": {"budget", "margin"}, "switch": {"to", "tables", "make_tables", "workers"}}[params.action]
+        foreign = {"start": {"budget", "margin"}, "switch": {"to", "tables", "make_tables", "read_only", "workers"}}[
+            params.action
+        ]
         return [
             f"`{name}` has no meaning beside `action: {params.action}`"
             for name in sorted(foreign & params.model_fields_set)
@@ -138,7 +144,13 @@ class MoveStep:
 
     def _start(self, run: StepRun, params: MoveParams) -> None:
         driver = run.moves().begin(
-            params.move, params.to or "", params.tables, run.patience, run.note, make_tables=params.make_tables
+            params.move,
+            params.to or "",
+            params.tables,
+            run.patience,
+            run.note,
+            make_tables=params.make_tables,
+            read_only=params.read_only,
         )
         done = driver.start(params.workers)
         run.keep(tables=dict(done.tables), seconds=round(done.seconds, 3))

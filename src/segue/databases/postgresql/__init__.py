@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.shapes import Shape
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.ports import Gauge, Target
-    from segue.ports.moving import Mover, Reshaper
+    from segue.ports.moving import Mirror, Mover, Reshaper
     from segue.ports.outbox import Outbox, Relay
     from segue.ports.verifying import Verifier
 
@@ -83,6 +83,12 @@ class PostgreSQL:
         from segue.databases.postgresql.reshaping.mover import ReshapingMover
 
         return ReshapingMover(move, source, target, shape)
+
+    def mirror(self, move: str, source: str, target: str, home: str) -> Mirror:
+        """Take up read-only copies of tables."""
+        from segue.databases.postgresql.moving.mirror import PostgresMirror
+
+        return PostgresMirror(move, source, target, home)
 
     def outbox(self, url: str) -> Outbox:
         """Take up the outbox of a database."""

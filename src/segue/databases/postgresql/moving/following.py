@@ -111,8 +111,13 @@ def reach(publisher: Side, connection: Connection) -> str:
     return conninfo.make_conninfo("", **{k: v for k, v in given.items() if v not in (None, "")})
 
 
-def subscribe(pair: Pair, publisher: Side, published: Connection, subscriber: Connection) -> None:
-    """Make the subscription to one side on the other, disabled; nothing where it is there."""
+def subscribe(
+    pair: Pair, publisher: Side, published: Connection, subscriber: Connection, *, relayed: bool = False
+) -> None:
+    """Make the subscription to one side on the other, disabled; nothing where it is there.
+
+    `relayed`: also what came to that side by replication, which the way back of a move must not return.
+    """
     name = pair.channel(publisher)
     if _subscription(subscriber, name) is not None:
         return
@@ -120,7 +125,9 @@ def subscribe(pair: Pair, publisher: Side, published: Connection, subscriber: Co
         "segue.move_channel": name,
         "segue.move_publication": pair.name,
         "segue.move_reach": reach(publisher, published),
-        "segue.move_more": ", origin = none" if subscriber.info.server_version // 10000 >= BOTH_WAYS else "",
+        "segue.move_more": ", origin = none"
+        if subscriber.info.server_version // 10000 >= BOTH_WAYS and not relayed
+        else "",
     }
     with subscriber.transaction():
         for setting, value in _QUIET.items():
@@ -141,6 +148,11 @@ def _subscription(connection: Connection, name: str) -> bool | None:
         [name],
     ).fetchone()
     return bool(row[0]) if row else None
+
+
+def follows(pair: Pair, publisher: Side, subscriber: Connection) -> bool:
+    """Tell whether a side is followed."""
+    return bool(_subscription(subscriber, pair.channel(publisher)))
 
 
 def enable(pair: Pair, publisher: Side, subscriber: Connection) -> None:
@@ -178,6 +190,12 @@ def _running(subscriber: Connection, name: str) -> bool:
 
 def unsubscribe(pair: Pair, publisher: Side, published: Connection, subscriber: Connection) -> None:
     """Remove the subscription to a side, and the slot it read from."""
+    forget(pair, publisher, subscriber)
+    drop_slot(published, pair.channel(publisher))
+
+
+def forget(pair: Pair, publisher: Side, subscriber: Connection) -> None:
+    """Remove the subscription to a side, and leave its slot."""
     name = pair.channel(publisher)
     if _subscription(subscriber, name) is not None:
         # First by themselves: the server would drop the slot from within, where it cannot be tried again.
@@ -185,7 +203,6 @@ def unsubscribe(pair: Pair, publisher: Side, published: Connection, subscriber: 
         subscriber.execute(sql.SQL("alter subscription {} set (slot_name = none)").format(sql.Identifier(name)))
         subscriber.execute(sql.SQL("drop subscription {}").format(sql.Identifier(name)))
     journal.point("move-unsubscribed")
-    drop_slot(published, name)
 
 
 def mark(pair: Pair, publisher: Side, published: Connection) -> str:
@@ -233,7 +250,14 @@ def _why(pair: Pair, publisher: Side, subscriber: Connection) -> list[str]:
         return [f"there is no subscription {name}"]
     if not enabled:
         return [f"the subscription {name} is disabled"]
-    return [] if _running(subscriber, name) else [f"the worker of {name} ends again and again: its apply fails"]
+    return (
+        []
+        if _running(subscriber, name)
+        else [
+            f"the worker of {name} ends again and again, as its apply fails, or the server has none left: "
+            "max_logical_replication_workers, max_worker_processes"
+        ]
+    )
 
 
 def measure(pair: Pair, publisher: Side, published: Connection, subscriber: Connection, seconds: float = 1.0) -> Lag:

@@ -11,6 +11,7 @@ from psycopg import sql
 from segue.databases.postgresql.moving import following
 from segue.databases.postgresql.moving.fencing import arm, disarm, sealed, unseal
 from segue.databases.postgresql.moving.following import Lag
+from segue.databases.postgresql.moving.mirrored import check_unread
 from segue.databases.postgresql.moving.slot import Keeper, drop_slot, make_slot, slot_exists
 from segue.databases.postgresql.moving.support import (
     BOTH_WAYS,
@@ -161,18 +162,22 @@ def _end(pair: Pair, wanted: Side, instead: str, patience: Patience, note: Note)
         if found is not wanted:
             which = where(pair, found) if found else "neither side"
             raise Blocked(f"{which} of move {pair.id} is open", hint=instead)
+        left, at_left, on_left = (pair.source, at_source, a) if wanted is pair.target else (pair.target, at_target, b)
+        if at_left is not None:
+            check_unread(pair, left, on_left)
         with told(f"move {pair.id}"):
             following.unsubscribe(pair, pair.source, a, b)
             following.unsubscribe(pair, pair.target, b, a)
             # The side that stays in use last: until the other is gone, its state says which one it is.
             sides = [(pair.target, b, b2), (pair.source, a, a2)]
             for side, connection, eye in sides if wanted is pair.source else reversed(sides):
-                _remove(pair, side, connection, eye, patience, note)
+                remove(pair, side, connection, eye, patience, note)
                 note(f"nothing of the move is left in {where(pair, side)}")
                 journal.point("move-removed")
 
 
-def _remove(pair: Pair, side: Side, work: Connection, eye: Connection, patience: Patience, note: Note) -> None:
+def remove(pair: Pair, side: Side, work: Connection, eye: Connection, patience: Patience, note: Note) -> None:
+    """Leave nothing of a move on one side; its tables stay."""
     drop_slot(work, pair.channel(side))
     work.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(pair.name)))
     if state(pair, work) is None:

@@ -26,7 +26,7 @@ Name = Literal["source", "target"]
 #: Both servers from this version on leave out of the way back what came by the way there.
 BOTH_WAYS = 16
 
-_REFERRING = """
+REFERRING = """
 select k.conrelid::regclass::text, pg_catalog.quote_ident(k.conname)
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.conparentid = 0 and k.confrelid = any(%s::regclass[]) and k.conrelid <> all(%s::regclass[])
@@ -303,7 +303,7 @@ def check_referenced(pair: Pair, side: Side, connection: Connection) -> None:
     that refers to a new one would fail. And what the copy loses by following, the key's CASCADE would not see.
     """
     names = [relation.name for relation in relations(connection, members(pair, connection))]
-    found = connection.execute(_REFERRING, [names, names]).fetchall()
+    found = connection.execute(REFERRING, [names, names]).fetchall()
     if found:
         raise Blocked(
             f"{len(found)} foreign keys of tables that stay on {where(pair, side)} refer to tables that move",

@@ -11,7 +11,7 @@ from psycopg import sql
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
 from segue.errors import SegueError
-from segue.model.splits import CrossingKey, Spanning, Survey
+from segue.model.splits import CrossingKey, ReadCopy, Spanning, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: The statements that are called most often; what is rarer than all these is left out.
 MOST_STATEMENTS = 5000
+
+#: What stands for the home of shared tables that are in no domain: the source.
+SHARED = "shared"
 
 _STATISTICS = """
 select pg_catalog.quote_ident(n.nspname) from pg_catalog.pg_extension as e
@@ -63,6 +66,9 @@ class _Surveyor:
         self._plain: dict[str, list[int]] = {}
         self._home: dict[int, str] = {}
         self._shared: set[int] = set()
+        #: Shared tables that each domain has a read-only copy of.
+        self._reads: dict[str, set[int]] = {}
+        self._place = {domain.name: domain.to for domain in split.domains} | {SHARED: split.source}
         self._unseen: list[str] = []
 
     def survey(self) -> Survey:
@@ -70,28 +76,60 @@ class _Surveyor:
             self._said[oid] = said
             self._plain.setdefault(plain, []).append(oid)
         problems = self._settle()
-        homeless = [said for oid, said in self._said.items() if oid not in self._home and oid not in self._shared]
+        homeless = [said for oid, said in self._said.items() if oid not in self._home]
         crossing = self._crossing()
         spanning = [*self._users(), *self._statements()]
         homes = {self._said[oid]: domain for oid, domain in self._home.items()}
-        homes |= {self._said[oid]: "shared" for oid in self._shared}
-        return Survey(homes, tuple(homeless), tuple(problems), tuple(crossing), tuple(spanning), tuple(self._unseen))
+        return Survey(
+            homes,
+            tuple(homeless),
+            tuple(problems),
+            tuple(crossing),
+            tuple(spanning),
+            tuple(self._unseen),
+            tuple(self._copies()),
+        )
 
     def _settle(self) -> list[str]:
         """Find each table of the file; return what is wrong with it."""
         problems = []
-        named = [(domain.name, table) for domain in self._split.domains for table in domain.tables]
-        for domain, table in [*named, *(("", table) for table in self._split.shared)]:
+        for domain, table in [(one.name, table) for one in self._split.domains for table in one.tables]:
             oid = self._table(table)
             if oid is None:
                 problems.append(f"{table} is not there, or is no table; partitions go where their table goes")
-            elif oid in self._home or oid in self._shared:
+            elif oid in self._home:
                 problems.append(f"{table} has a home already, as {self._said[oid]}")
-            elif domain:
+            else:
                 self._home[oid] = domain
+        for table in self._split.shared:
+            oid = self._table(table)
+            if oid is None:
+                problems.append(f"{table} is not there, or is no table; partitions go where their table goes")
             else:
                 self._shared.add(oid)
+                self._home.setdefault(oid, SHARED)
+        for reader in self._split.domains:
+            self._reads[reader.name] = {oid for table in reader.reads if (oid := self._table(table)) is not None}
         return problems
+
+    def _copies(self) -> Iterable[ReadCopy]:
+        """Return the read-only copies that are wanted: one for each domain and home, since homes move apart."""
+        used = {domain.name for domain in self._split.domains}
+        for reader in self._split.domains:
+            homes = [home for home in (SHARED, *self._place) if home != reader.name]
+            for home in dict.fromkeys(homes):
+                tables = tuple(
+                    self._said[o] for o in self._said if o in self._reads[reader.name] and self._home[o] == home
+                )
+                if not tables:
+                    continue
+                base = name = f"{reader.name[:10]}reads"
+                number = 1
+                while name in used:
+                    number += 1
+                    name = f"{base}{number}"
+                used.add(name)
+                yield ReadCopy(name, reader.name, reader.to, home, tables)
 
     def _table(self, said: str) -> int | None:
         try:
@@ -104,23 +142,23 @@ class _Surveyor:
         """Return the foreign keys whose tables get apart."""
         found = []
         for name, child, columns, parent, to_columns, actions, writes, definition in self._rows("split_keys"):
-            if child not in self._home:
+            if child not in self._home or parent not in self._home:
                 continue
-            shared = parent in self._shared
-            if not shared and (parent not in self._home or self._home[parent] == self._home[child]):
+            domain, other = self._home[child], self._home[parent]
+            if self._place[domain] == self._place[other]:
                 continue
             found.append(
                 CrossingKey(
                     name,
                     self._said[child],
                     tuple(columns),
-                    self._home[child],
+                    domain,
                     self._said[parent],
                     tuple(to_columns),
-                    "shared" if shared else self._home[parent],
+                    other,
                     tuple(actions),
                     writes,
-                    shared,
+                    parent in self._reads.get(domain, ()),
                     definition,
                 )
             )
@@ -190,11 +228,15 @@ class _Surveyor:
         return found
 
     def _apart(self, tables: Iterable[int]) -> Mapping[str, tuple[str, ...]] | None:
-        """Return tables by domain when they are of several; shared ones are in each."""
+        """Return tables by domain when they are of several databases, and none has copies of what it lacks."""
+        used = sorted(oid for oid in set(tables) if oid in self._home)
+        for domain, to in self._place.items():
+            read = self._reads.get(domain, set())
+            if all(oid in read or self._place[self._home[oid]] == to for oid in used):
+                return None
         found: dict[str, list[str]] = {}
-        for oid in sorted(set(tables)):
-            if oid in self._home:
-                found.setdefault(self._home[oid], []).append(self._said[oid])
+        for oid in used:
+            found.setdefault(self._home[oid], []).append(self._said[oid])
         return {domain: tuple(names) for domain, names in found.items()} if len(found) > 1 else None
 
     def _rows(self, name: str) -> list[tuple[Any, ...]]:
