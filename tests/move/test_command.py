@@ -36,6 +36,7 @@ def test_a_move_from_create_to_complete_under_traffic(segue: Segue, moved: Moved
             assert done["pause_ms"] > 0
             until(lambda mark=seen.acknowledged: seen.acknowledged > mark + 20)
         assert segue("move", "status", "shop", "--json").expect(0).json["open"] == "target"
+        assert segue("move", "verify", "shop", "--json").expect(0).json["ok"]
     moved.level()
     assert seen.errors == []
     assert seen.wanted() == moved.content(moved.open) == moved.content(moved.closed)

@@ -28,8 +28,15 @@ def move(reshape: Make, segue: Segue) -> Reshaped:
 def test_a_move_from_create_to_complete(segue: Segue, move: Reshaped) -> None:
     assert segue("move", "start", "shop", "--json").expect(0).json["tables"]["public.customers"] == 300
     run_sql(move.source, "UPDATE users SET last = 'new' WHERE id < 10", "DELETE FROM notes WHERE id < 10")
+    assert segue("move", "status", "shop", "--json").expect(0).json["lag_rows"] == 18
     assert segue("move", "follow", "shop", "--once", "--json").expect(0).json["entries"] == 18
-    assert segue("move", "status", "shop", "--json").expect(0).json["lag_seconds"] == 0
+    standing = segue("move", "status", "shop", "--json").expect(0).json
+    assert (standing["lag_seconds"], standing["lag_rows"]) == (0, 0)
+    assert segue("move", "verify", "shop", "--json").expect(0).json["ok"]
+    run_sql(move.source, "UPDATE countries SET code = 'XX' WHERE id = 1")
+    found = segue("move", "verify", "shop", "--settle", "1s", "--report", "found.json").expect(1)
+    assert "is different in country_code" in found.stdout
+    run_sql(move.source, "UPDATE countries SET code = 'DE' WHERE id = 1")
     for verb, opened in (("switch", "target"), ("reverse", "source"), ("switch", "target")):
         done = segue("move", verb, "shop", "--budget", "20s", "--json").expect(0).json
         assert done["open"] == opened

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ import typer
 from segue.cli import output
 from segue.cli._options import Format, Json, Yes
 from segue.cli._stopping import stopped
+from segue.cli._verdicts import draw
 from segue.cli.commands import noun
 from segue.cli.output import Form
 from segue.errors import ExitCode, UsageError
@@ -176,6 +179,7 @@ def status(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> int:
                 ("open", found.open or "neither: a switch was cut off"),
                 ("followed", "yes" if found.followed else "not yet: `segue move start`"),
                 ("behind", behind),
+                *([("waiting", f"{found.lag_rows:,} keys")] if found.lag_rows is not None else []),
                 ("kept back", size(found.lag_bytes) if found.lag_bytes is not None else "cannot tell"),
                 ("read-only", f"a copy; its home is {driver.move.source}")
                 if driver.move.read_only
@@ -184,6 +188,48 @@ def status(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> int:
             ]
         )
     return ExitCode.DONE if found.open is not None else ExitCode.CANNOT_TELL
+
+
+@app.command()
+def verify(
+    name: Name,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=32, help="Ranges at a time, on each side.")] = 2,
+    settle: Annotated[str, typer.Option("--settle", help="For how long rows that differ may be under way.")] = "5s",
+    way_back: Annotated[
+        bool, typer.Option("--way-back", help="Compare what the target's rows would become in the source.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write all that differs, as JSON.")
+    ] = None,
+    format_: Format = Form.TEXT,
+    json_: Json = False,
+) -> int:
+    """Compare the moved tables of both sides, row by row, while they are in use. Exit 1 when something differs.
+
+    Of tables of another shape, what the source's rows become is compared. With --way-back the other way round: a row
+    that differs then would not come back as it is, once it was written on the target.
+
+    Examples:
+        segue move verify orders
+        segue move verify shop --way-back
+    """
+    from segue.model.quantities import seconds
+    from segue.model.verifying import VerifySpec
+
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f'the folder of --report is not there: "{report.absolute().parent}"')
+    spec = VerifySpec(jobs=jobs, settle=float(seconds(settle)))
+    with _driver(name, "10s") as driver:
+        found = driver.verify(spec, way_back=way_back)
+    ok = all(one.equal for one in found)
+    content = {"ok": ok, "move": name, "tables": [{**asdict(one), "equal": one.equal} for one in found]}
+    if report is not None:
+        report.write_text(json.dumps({"segue": 1, **content}, indent=2, ensure_ascii=False) + "\n")
+    if output.as_json():
+        output.document(content)
+    else:
+        draw(found)
+    return ExitCode.DONE if ok else ExitCode.FINDINGS
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 
 from segue.cli import output
 from segue.cli._options import Format, Json, Yes
+from segue.cli._verdicts import draw
 from segue.cli.commands import noun
 from segue.cli.output import Form
 from segue.errors import ExitCode, UsageError
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from segue.model.verifying import TableVerdict
 
 app = noun(__doc__, example="segue verify production orders-db --table orders")
-
-#: Rows that are shown of each table.
-SHOWN = 10
 
 
 @app.command()
@@ -100,41 +98,8 @@ def verify(
     if output.as_json():
         output.document(content)
     else:
-        _draw(found)
+        draw(found)
     return ExitCode.DONE if content["ok"] else ExitCode.FINDINGS
-
-
-def _draw(found: Sequence[TableVerdict]) -> None:
-    output.table(
-        ("table", "rows", "in the other one", "", "took"),
-        [
-            (
-                one.name if one.name == one.other else f"{one.name} = {one.other}",
-                f"{one.rows[0]:,}",
-                f"{one.rows[1]:,}",
-                "equal" if one.equal else output.paint("DIFFERS", "red"),
-                f"{one.seconds:.1f} s",
-            )
-            for one in found
-        ],
-    )
-    for one in found:
-        if one.alone:
-            output.say(f"{one.name}: columns that one side alone has: {', '.join(one.alone)}")
-        if one.note:
-            output.say(f"{one.name}: {one.note}")
-        for name, why in one.texts.items():
-            output.say(f"{one.name}: {name} is compared by its text: {why}")
-        for row in one.differences[:SHOWN]:
-            which = f" in {', '.join(row.columns)}" if row.columns else ""
-            key = ", ".join(f"{name}={value}" for name, value in zip(one.key, row.key, strict=True))
-            output.data(f"{one.name}: {key} is {row.kind}{which}")
-        rest = len(one.differences) - SHOWN
-        if rest > 0 or one.more:
-            at_least = "at least " if one.more else ""
-            output.data(f"{one.name}: {at_least}{max(rest, 0) + one.more} more rows differ; --report names them")
-        if one.repaired:
-            output.say(f"{one.name}: {one.repaired} rows were repaired")
 
 
 def _pair(text: str) -> tuple[str, str]:

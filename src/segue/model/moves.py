@@ -21,6 +21,8 @@ class MoveStanding:
     caught_up: bool | None = None
     #: Why it is not followed as it should be, where that can be seen.
     problem: str | None = None
+    #: Keys that wait to be carried over, where a process of ours follows.
+    lag_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

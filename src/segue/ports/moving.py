@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
+    from segue.model.verifying import TableVerdict, VerifySpec
     from segue.ports import Patience
 
     Note = Callable[[str], None]
@@ -64,6 +65,10 @@ class Reshaper(Mover, Protocol):
 
         `once`: until nothing is left. Any number of processes may do so; they take turns.
         """
+        ...
+
+    def verify(self, spec: VerifySpec, note: Note, *, way_back: bool = False) -> list[TableVerdict]:
+        """Compare what the rows of the source become with those of the target; `way_back`: the other way round."""
         ...
 
 

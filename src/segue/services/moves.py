@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segue.errors import Blocked, InvalidInput, NotFound, UsageError
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
     from segue.model.shapes import Shape
+    from segue.model.verifying import TableVerdict, VerifySpec
     from segue.ports import Patience
     from segue.ports.moving import Mirror, Mover, Reshaper
+    from segue.ports.verifying import Verifier
     from segue.settings import Settings
     from segue.store import Store
 
@@ -37,6 +39,10 @@ class Moving(Protocol):
 
     def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
         """Take up a move to tables of another shape."""
+        ...
+
+    def verifier(self, a: str, b: str, jobs: int) -> Verifier:
+        """Compare two databases."""
         ...
 
 
@@ -230,6 +236,7 @@ class Driver:
             raise NotFound(f'the move "{name}" has ended', hint="`segue move create` makes another")
         self._store = store
         self._settings = settings
+        self._database = database
         self.mover = mover(store, settings, self.move, database)
         self._patience = patience
         self._note = note
@@ -255,6 +262,31 @@ class Driver:
     def look(self) -> MoveStanding:
         """Say how it stands."""
         return self.mover.look()
+
+    def verify(self, spec: VerifySpec, *, way_back: bool = False) -> list[TableVerdict]:
+        """Compare the tables of both sides, the open one first; of another shape, what the source's rows become.
+
+        `way_back`: what the target's rows become in the source. Raises UsageError where the tables are the same.
+        """
+        with self._noted("verified") as detail:
+            if self.move.shape is not None:
+                found = reshaping.of(self.mover).verify(spec, self._note, way_back=way_back)
+            elif way_back:
+                raise UsageError("the tables are the same on both sides", hint="leave out --way-back")
+            else:
+                found = self._compared(replace(spec, tables=tuple((name, name) for name in self.move.tables)))
+            rows = {one.name: len(one.differences) + one.more for one in found}
+            detail.update(way_back=way_back, rows=sum(one.rows[0] for one in found), differing=rows)
+        return found
+
+    def _compared(self, spec: VerifySpec) -> list[TableVerdict]:
+        urls = _urls(self._store, self._settings, self.move)
+        a, b = reversed(urls) if self.look().open == "target" else urls
+        verifier = self._database(a).verifier(a, b, spec.jobs)
+        try:
+            return list(verifier.verdicts(spec, self._note))
+        finally:
+            verifier.close()
 
     def turn(self, to: str, *, budget: float, margin: int, finish: bool = True) -> MoveSwitched | None:
         """Open the side `to`; None when that was so already, or is so by finishing a switch that was cut off.
@@ -296,13 +328,18 @@ class Driver:
         _record(self._store, self._settings, self.move.name, action, detail)
 
 
-def mover(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> Mover:
-    """Take up what moves it; raises NotFound for an environment that is not known."""
+def _urls(store: Store, settings: Settings, move: Move) -> tuple[str, str]:
     from segue.services import environments
 
     with store.session() as session:
         _, source = environments.resolve(session, settings, move.source)
         _, target = environments.resolve(session, settings, move.target)
+    return source, target
+
+
+def mover(store: Store, settings: Settings, move: Move, database: Callable[[str], Moving]) -> Mover:
+    """Take up what moves it; raises NotFound for an environment that is not known."""
+    source, target = _urls(store, settings, move)
     if move.read_only:
         return database(source).mirror(move.name, source, target, move.source)
     if move.shape is not None:

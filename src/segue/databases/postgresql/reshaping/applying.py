@@ -16,7 +16,7 @@ from segue.databases.postgresql.locking import set_local
 from segue.databases.postgresql.moving.support import check_drift, told, where
 from segue.databases.postgresql.passing import pass_through
 from segue.databases.postgresql.reshaping import wording
-from segue.databases.postgresql.reshaping.capture import backlog, check
+from segue.databases.postgresql.reshaping.capture import backlog, check, log_name
 from segue.databases.postgresql.reshaping.searching import culprit
 from segue.engine import journal
 from segue.errors import Blocked, DriftFound, PrivilegeMissing, StepFailed
@@ -112,7 +112,7 @@ class Applier:
     def backlog(self) -> int:
         """Return how many entries wait."""
         with told(where(self._pair, self._away)):
-            return backlog(self._pair, self.out, self._way.logs)
+            return backlog(self._pair, self.out, map(log_name, self._way.logs))
 
     def strays(self) -> list[str]:
         """Return rows that were touched and that no part of the shape takes; entries of rows that are gone are dropped.

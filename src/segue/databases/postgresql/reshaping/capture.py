@@ -285,13 +285,13 @@ def remove(pair: Pair, work: Connection, eye: Connection, patience: Patience, no
         journal.point("reshape-uncaptured")
 
 
-def backlog(pair: Pair, connection: Connection, logs: Sequence[Log], most: int = 1_000_000) -> int:
+def backlog(pair: Pair, connection: Connection, logs: Iterable[str], most: int = 1_000_000) -> int:
     """Return how many entries a side's logs have, counted up to `most` in each."""
     total = 0
-    for log in logs:
+    for name in logs:
         row = connection.execute(
             sql.SQL("select count(*) from (select from {} limit {}) as entries").format(
-                sql.Identifier(pair.name, log_name(log)), sql.SQL(str(most))
+                sql.Identifier(pair.name, name), sql.SQL(str(most))
             )
         ).fetchone()
         total += int(row[0]) if row else 0

@@ -7,6 +7,11 @@ import re
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _FLOATS = frozenset({"real", "double precision"})
 TEXTS = frozenset({"text", "character varying"})
+_ORDERED = frozenset({"numeric", "uuid", "date", "boolean", "bytea", "interval", "inet", "cidr"}) | {
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "time without time zone",
+}
 _STAMPS = frozenset({"timestamp without time zone", "timestamp with time zone"})
 _ROUNDED, _CUT, _DAY, _ZONE = (
     "digits would be rounded",
@@ -67,6 +72,11 @@ def one_to_one(base: str, other: str, wanted: str) -> bool:
     if base in _BITS:
         return other in _BITS or other in TEXTS or wanted == "numeric"
     return base == other or ((base in TEXTS or base == "uuid") and other in TEXTS)
+
+
+def walked(base: str, other: str) -> bool:
+    """Tell whether a key of one type and its copy of another one stand in the same order on every server."""
+    return (base in _BITS and other in _BITS) or (base == other and base in _ORDERED)
 
 
 def returns(value: str, base: str, other: str) -> str | None:

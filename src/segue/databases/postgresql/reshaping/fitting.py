@@ -12,7 +12,7 @@ from psycopg import sql
 from segue.databases.postgresql.keys import KEYS
 from segue.databases.postgresql.moving.support import qualified, relations
 from segue.databases.postgresql.reshaping import terms
-from segue.databases.postgresql.reshaping.conversions import changed, one_to_one, returns
+from segue.databases.postgresql.reshaping.conversions import changed, one_to_one, returns, walked
 from segue.databases.postgresql.reshaping.tables import Column, Table, has_triggers, read, sequences, unfit
 from segue.databases.postgresql.reshaping.ways import Feed, Field, Fit, Group, Landing, Log, Way
 from segue.errors import SegueError
@@ -355,6 +355,10 @@ class _Fitter:
             kept=tuple(
                 name for name, column in target.columns.items() if name not in one.values and not column.generated
             ),
+            walks={
+                name: f"s.{quoted(origin)}" if walked(source.columns[origin].base, target.columns[name].base) else None
+                for name, origin in one.keys.items()
+            },
             guard=" and ".join(f"s.{quoted(name)} = ({text})" for name, text in one.constants.items()) or None,
         )
 
@@ -471,6 +475,12 @@ class _Fitter:
                 for name, column in source.columns.items()
                 if name not in values and name not in source.key and not column.generated
             ),
+            walks={
+                name: f"t.{quoted(there[name])}"
+                if walked(target.columns[there[name]].base, source.columns[name].base)
+                else None
+                for name in source.key
+            },
             guard=one.part.where.text if one.part.where else None,
             leads=leads,
         )

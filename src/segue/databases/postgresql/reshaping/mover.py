@@ -25,7 +25,7 @@ from segue.databases.postgresql.moving.support import (
     told,
     where,
 )
-from segue.databases.postgresql.reshaping import capture, copying, switching
+from segue.databases.postgresql.reshaping import capture, comparing, copying, switching
 from segue.databases.postgresql.reshaping.applying import ENTRIES, Applier, skip_triggers
 from segue.databases.postgresql.reshaping.fitting import fit
 from segue.databases.postgresql.schema_state import adopt
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from segue.databases.postgresql.moving.support import Connection
     from segue.databases.postgresql.reshaping.ways import Fit, Way
     from segue.model.shapes import Shape
+    from segue.model.verifying import TableVerdict, VerifySpec
     from segue.ports import Patience
 
     Note = Callable[[str], None]
@@ -216,7 +217,7 @@ class ReshapingMover:
                     None if side is None else side.name, epoch, both_ways=at_source.both_ways, followed=True
                 )
             mine, theirs = (a, b) if side is pair.source else (b, a)
-            seconds, size = self._behind(mine, theirs)
+            seconds, size, entries = self._behind(mine, theirs)
             until = clock.ticks() + LOOK_SECONDS
             caught_up = seconds < LOOK_SECONDS
             while not caught_up and clock.ticks() < until:
@@ -224,11 +225,14 @@ class ReshapingMover:
                 caught_up = self._behind(mine, theirs)[0] < LOOK_SECONDS
         return MoveStanding(
             side.name, epoch, both_ways=at_source.both_ways, followed=True, lag_bytes=size,
-            lag_seconds=round(seconds, 3), caught_up=caught_up,
+            lag_seconds=round(seconds, 3), caught_up=caught_up, lag_rows=entries,
         )  # fmt: skip
 
-    def _behind(self, mine: Connection, theirs: Connection) -> tuple[float, int]:
-        """Return since how many seconds something waits, and what the logs take in bytes."""
+    def _behind(self, mine: Connection, theirs: Connection) -> tuple[float, int, int]:
+        """Return since how many seconds something waits, what the logs take in bytes, and how many entries they have.
+
+        Entries are counted up to a million in each log.
+        """
         schema = sql.Identifier(self._pair.name)
         row = theirs.execute(
             sql.SQL(
@@ -236,14 +240,28 @@ class ReshapingMover:
             ).format(schema)
         ).fetchone()
         sizes = mine.execute(
-            "select coalesce(sum(pg_catalog.pg_relation_size(oid)), 0)::bigint, array_agg(oid::regclass::text) "
+            "select coalesce(sum(pg_catalog.pg_relation_size(oid)), 0)::bigint, array_agg(relname::text) "
             "from pg_catalog.pg_class where relnamespace = pg_catalog.to_regnamespace(%s) and relkind = 'r' "
             "and relname like 'log\\_%%'",
             [self._pair.name],
         ).fetchone()
-        names = (sizes[1] if sizes else None) or []
-        waiting = any(mine.execute(sql.SQL("select from {} limit 1").format(sql.SQL(name))).rowcount for name in names)
-        return (float(row[0]) if row and waiting else 0.0), int(sizes[0]) if sizes else 0
+        entries = capture.backlog(self._pair, mine, (sizes[1] if sizes else None) or ())
+        return (float(row[0]) if row and entries else 0.0), int(sizes[0]) if sizes else 0, entries
+
+    def verify(self, spec: VerifySpec, note: Note, *, way_back: bool = False) -> list[TableVerdict]:
+        """Compare what the rows of the source become with those of the target, the open side first.
+
+        `way_back`: the other way round, to see which rows would not come back as they are.
+        """
+        found = self._fit()
+        side = self._open_side()
+        live = found.there if side is self._pair.source else found.back
+        way = found.back if way_back else found.there
+        if way is None:
+            raise UsageError(f"the shape of move {self._pair.id} has no way back")
+        origin = self._pair.target if way_back else self._pair.source
+        follow = None if side is None or live is None else (side, live)
+        return list(comparing.compare(self._pair, origin, way, spec, note, live=follow))
 
     def turn(self, to: str, *, budget: float, margin: int, patience: Patience, note: Note) -> MoveSwitched:
         """Open one side and close the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -28,8 +29,9 @@ class Landing:
 
     `origin`, called `alias`, is joined to listed keys, called k, by `match`; `present` tells whether a row is there.
     `keys` are over k, `own_keys` the same over the origin's row. `kept`: columns of the destination that keep what they
-    have. `guard`: which rows of the destination, called s, are ours at all. `leads`: whether a row over there exists
-    because this one does; where not, it is only updated.
+    have. `walks`: by key column that is no constant, the origin's column as it is, None where the two sides may sort
+    differently. `guard`: which rows of the destination, called s, are ours at all. `leads`: whether a row over there
+    exists because this one does; where not, it is only updated.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Landing:
     own_keys: tuple[str, ...]
     values: tuple[Field, ...]
     kept: tuple[str, ...]
+    walks: Mapping[str, str | None]
     guard: str | None = None
     leads: bool = True
 

@@ -190,7 +190,7 @@ def copy_into(landing: Landing) -> sql.Composed:
 
 
 def put(landing: Landing) -> list[sql.Composed]:
-    """Make the listed rows of a table what has come in, in place: what nobody carries stays, and so may index entries."""
+    """Make the listed rows of a table what has come in, in place: columns that nobody carries stay as they are."""
     if not landing.leads:
         return _update(landing)
     into, staged, same, ours = sql.SQL(landing.into), stage(landing), _same(landing, "s", "g"), _ours(landing)

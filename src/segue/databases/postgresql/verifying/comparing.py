@@ -20,7 +20,7 @@ from segue.databases.postgresql.verifying.sessions import Sessions, await_applie
 from segue.model.verifying import DIFFERENT, EXTRA, MISSING, RowDifference, TableVerdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from segue.databases.postgresql.verifying.sessions import Rows
@@ -53,8 +53,18 @@ class _Suspect:
 class Comparison:
     """A pair of tables under comparison."""
 
-    def __init__(self, a: Sessions, b: Sessions, found: Match, spec: VerifySpec) -> None:
+    def __init__(
+        self,
+        a: Sessions,
+        b: Sessions,
+        found: Match,
+        spec: VerifySpec,
+        *,
+        catch_up: Callable[[Sessions, float], None] = await_applied,
+    ) -> None:
+        """`catch_up` waits until what was written on the first side by now has come to the second, at most so long."""
         self._sides = (a, b)
+        self._catch_up = catch_up
         self._match = found
         self._spec = spec
         self._rows = [0, 0]
@@ -276,7 +286,7 @@ class Comparison:
         certain: dict[tuple[str, ...], _Suspect] = {}
         open_ = self._suspects
         while open_ and self._spec.settle > 0:
-            await_applied(self._sides[0], max(0.2, limit - clock.ticks()))
+            self._catch_up(self._sides[0], max(0.2, limit - clock.ticks()))
             still: dict[tuple[str, ...], _Suspect] = {}
             for part in _pieces(list(open_), 1000):
                 a, b = self._look(self.among(part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 from psycopg import sql
@@ -66,6 +66,20 @@ class Side:
         return sql.Identifier(self.schema, self.name)
 
 
+class Rows(Protocol):
+    """Rows of one side: `said` for people, `identifier` as FROM wants it."""
+
+    @property
+    def said(self) -> str:
+        """Return what they are called."""
+        ...
+
+    @property
+    def identifier(self) -> sql.Composable:
+        """Return a table's name, or a query in parentheses."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column that both sides have, and how it is hashed on each."""
@@ -98,7 +112,7 @@ class Key:
 class Match:
     """A pair of tables, ready to be compared."""
 
-    sides: tuple[Side, Side]
+    sides: tuple[Rows, Rows]
     columns: tuple[Column, ...]
     key: Key | None
     alone: tuple[str, ...]
