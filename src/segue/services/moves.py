@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segue.errors import Blocked, InvalidInput, NotFound, UsageError
@@ -274,7 +275,7 @@ class Driver:
             elif way_back:
                 raise UsageError("the tables are the same on both sides", hint="leave out --way-back")
             else:
-                found = self._compared(replace(spec, tables=tuple((name, name) for name in self.move.tables)))
+                found = self._compared(changed(spec, tables=tuple((name, name) for name in self.move.tables)))
             rows = {one.name: len(one.differences) + one.more for one in found}
             detail.update(way_back=way_back, rows=sum(one.rows[0] for one in found), differing=rows)
         return found
