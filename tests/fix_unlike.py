@@ -14,6 +14,7 @@ import pytest
 from fix_targets import Background, rows, run_sql
 
 from segue.databases.postgresql.reshaping.mover import ReshapingMover
+from segue.model.shapes import Shape
 from segue.planning import shapefile
 from segue.ports import Patience
 
@@ -93,6 +94,7 @@ class Reshaped:
     source: str
     target: str
     mover: ReshapingMover
+    shape: Shape
     notes: list[str] = field(default_factory=list)
     open: str = "source"
 
@@ -147,7 +149,8 @@ def reshape(new_database: Callable[[], str]) -> Callable[..., Reshaped]:
         urls = new_database(), new_database()
         run_sql(urls[0], source)
         run_sql(urls[1], target)
-        return Reshaped(*urls, ReshapingMover("shop", *urls, shapefile.read(shape, file="shape.yaml")))
+        found = shapefile.read(shape, file="shape.yaml")
+        return Reshaped(*urls, ReshapingMover("shop", *urls, found), found)
 
     return make
 

@@ -35,6 +35,7 @@ from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from segue.databases.postgresql.moving.support import Connection
     from segue.databases.postgresql.reshaping.ways import Fit, Way
@@ -90,7 +91,7 @@ class ReshapingMover:
         began = clock.ticks()
         found = self._fit()
         counts: dict[str, int] = {}
-        with ExitStack() as stack:
+        with self._told(), ExitStack() as stack:
             a, eye = (stack.enter_context(pair.open(pair.source)) for _ in range(2))
             b, guard, eye_b = (stack.enter_context(pair.open(pair.target)) for _ in range(3))
             alone(pair, guard)
@@ -206,7 +207,7 @@ class ReshapingMover:
     def look(self) -> MoveStanding:
         """Say how it stands."""
         pair = self._pair
-        with pair.open(pair.source) as a, pair.open(pair.target) as b:
+        with self._told(), pair.open(pair.source) as a, pair.open(pair.target) as b:
             at_source, at_target = state(pair, a), state(pair, b)
             if at_source is None or at_target is None:
                 return MoveStanding("source", 0, both_ways=False, followed=False)
@@ -267,13 +268,15 @@ class ReshapingMover:
         """Open one side and close the other."""
         side = self._pair.target if to == "target" else self._pair.source
         found = self._fit()
-        done = switching.switch(self._pair, found, side, budget=budget, margin=margin, patience=patience, note=note)
+        with self._told():
+            done = switching.switch(self._pair, found, side, budget=budget, margin=margin, patience=patience, note=note)
         self._adopt()
         return done
 
     def recover(self, *, finish: bool, note: Note) -> str:
         """Finish or undo a switch that was cut off."""
-        side = switching.recover(self._pair, self._fit(), finish=finish, note=note)
+        with self._told():
+            side = switching.recover(self._pair, self._fit(), finish=finish, note=note)
         self._adopt()
         return side.name
 
@@ -287,7 +290,7 @@ class ReshapingMover:
 
     def _end(self, wanted: Side, instead: str, patience: Patience, note: Note) -> None:
         pair = self._pair
-        with ExitStack() as stack:
+        with self._told(), ExitStack() as stack:
             a, a2 = (stack.enter_context(pair.open(pair.source)) for _ in range(2))
             b, b2 = (stack.enter_context(pair.open(pair.target)) for _ in range(2))
             alone(pair, a)
@@ -324,16 +327,20 @@ class ReshapingMover:
 
     # -- what several of them need
 
+    def _told(self) -> AbstractContextManager[None]:
+        """Have what the driver says, of whichever side, be one of our errors."""
+        return told(f"move {self._pair.id}")
+
     def _fit(self) -> Fit:
         pair = self._pair
-        with pair.open(pair.source) as a, pair.open(pair.target) as b, told(f"move {pair.id}"):
+        with pair.open(pair.source) as a, pair.open(pair.target) as b, self._told():
             if identity(a) == identity(b) and set(self._shape.sources) & set(self._shape.targets):
                 raise InvalidInput("a table cannot become itself", hint="name another table, or another database")
             return fit(self._shape, a, b)
 
     def _open_side(self) -> Side | None:
         pair = self._pair
-        with pair.open(pair.source) as a, pair.open(pair.target) as b:
+        with self._told(), pair.open(pair.source) as a, pair.open(pair.target) as b:
             return standing(pair, known_state(pair, pair.source, a), known_state(pair, pair.target, b))
 
     def _level(self, found: Fit, note: Note) -> None:
