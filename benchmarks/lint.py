@@ -81,12 +81,17 @@ class _Stage:
         out = self.folder / "lint.out"
         with out.open("wb") as said, (self.folder / "lint.err").open("wb") as complained:
             began = time.perf_counter()
-            ended = run_child(words, environ(self.folder), said, complained, self.folder)
+            ended = run_child(words, self._environ(), said, complained, self.folder)
             seconds = time.perf_counter() - began
         end = out.read_text(errors="replace")[-500:]
         if ended.code != code:
             raise StepFailed(f"{Path(words[0]).name} ended with exit code {ended.code}", details=[end])
         return seconds, ended.cpu_seconds, end
+
+    def _environ(self) -> dict[str, str]:
+        # As an installed program is: compiled, wherever the sources are and whatever may be written there.
+        found = {name: value for name, value in environ(self.folder).items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**found, "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode")}
 
 
 def _peer(folder: Path) -> Path:

@@ -49,16 +49,16 @@ class PostgreSQL:
     """What PostgreSQL knows about SQL; see `segue.lint.running.Grammar`."""
 
     def __init__(self) -> None:
+        from segue.databases.postgresql import forms
         from segue.databases.postgresql.changes import comments, read
         from segue.databases.postgresql.safe_forms import Forms
 
         self.read, self.comments, self.forms = read, comments, Forms()
+        self._form, self._newest = forms.form, forms.NEWEST
 
     def measured(self, form: str, version: int | None) -> Facts:
         """Return what was measured of a form on a version, the newest for None."""
-        from segue.databases.postgresql import forms
-
-        return forms.form(form).on(version or forms.NEWEST)
+        return self._form(form).on(version or self._newest)
 
 
 def lint(asked: Asked) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Never, TypeVar, dataclass_transform
 
 V = TypeVar("V", bound="Value")
+_set = object.__setattr__
 
 
 @dataclass_transform(frozen_default=True)
@@ -24,13 +25,13 @@ class Value:
         cls._required = cls._required.union(name for name in own if name not in cls.__dict__)
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        fields, values = self._fields, self.__dict__
+        fields = self._fields
         if given:
             named.update(zip(fields, given, strict=False))
-        values.update(fields)
-        values.update(named)
+        values = {**fields, **named}
         if len(values) != len(fields) or not self._required.issubset(named) or len(given) > len(fields):
             raise TypeError(f"{type(self).__name__} has the fields {', '.join(fields)}, not {', '.join(named)}")
+        _set(self, "__dict__", values)
 
     def __setattr__(self, name: str, value: object) -> Never:
         raise AttributeError(f"a value is not changed: {type(self).__name__}.{name}")

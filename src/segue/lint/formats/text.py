@@ -82,19 +82,12 @@ class _Page:
         end = begin + len(marked) if marked and source.startswith(marked, begin) else begin + 1
         left = begin if columns(clean(source[: min(end, begin + room)])) > room and begin else 0
         before, under = clean(source[left:begin]), clean(source[begin:end])
-        shown: list[str] = []
-        used = 0
-        for character in before + under + clean(source[end : end + room]):
-            used += columns(character)
-            if used > room - bool(left):
-                shown[-1:] = "…"
-                break
-            shown.append(character)
+        shown = cut(before + under + clean(source[end : end + room]), room - bool(left))
         indent = columns(before) + bool(left)
         marks = "^" * max(min(columns(under), room - indent), 1)
         paint = self._paint
         return [
-            f"  {paint(number + ' |', 'dim')} {'…' * bool(left)}{''.join(shown)}",
+            f"  {paint(number + ' |', 'dim')} {'…' * bool(left)}{shown}",
             f"  {' ' * len(number)} {paint('|', 'dim')} {' ' * indent}{paint(marks, 'red')}",
         ]
 
@@ -102,6 +95,18 @@ class _Page:
 def clean(text: str) -> str:
     """Return a text in which nothing acts on a terminal, and each character takes the place that it is counted as."""
     return text if text.isprintable() else _ACTS.sub("\ufffd", text.replace("\t", "    "))
+
+
+def cut(text: str, room: int) -> str:
+    """Return a text that takes no more columns than there are, "…" at its end where some of it is left out."""
+    if columns(text) <= room:
+        return text
+    used = 0
+    for place, character in enumerate(text):
+        used += columns(character)
+        if used >= room:
+            return f"{text[:place]}…"
+    return text
 
 
 def columns(text: str) -> int:
