@@ -5,16 +5,14 @@ What to call stands in the variable SEGUE_CALL; how it went is left in the file 
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segue.engine import functions
 from segue.errors import SegueError, StepFailed
 from segue.ports import EffectKey, Patience
 
@@ -25,7 +23,7 @@ def main() -> int:
     file, name = Path(wanted["file"]), str(wanted["function"])
     answer: dict[str, Any] = {"ok": False}
     try:
-        function = _loaded(file, name)
+        function = functions.loaded(file, name, gets="a psycopg connection")
         answer["waits"] = _call(wanted, function)
         answer["ok"] = True
     except SegueError as error:
@@ -34,26 +32,9 @@ def main() -> int:
     except BaseException as error:  # what a user's function raises ends here, sys.exit() included
         _show(error, file)
         hint = "correct it, give the changed plan a new version, and run again"
-        answer["error"] = StepFailed(f"{name}: {_words(error)}", hint=hint).as_json()
+        answer["error"] = StepFailed(f"{name}: {functions.words(error)}", hint=hint).as_json()
     Path(wanted["report"]).write_text(json.dumps(answer), encoding="utf-8")
     return 0 if answer["ok"] else 1
-
-
-def _loaded(file: Path, name: str) -> Callable[[Any], object]:
-    # Its own folder first, as for any script: what it imports stands beside it.
-    sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise StepFailed(f'"{file.name}" cannot be loaded as Python')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise StepFailed(f'"{file.name}" has no function "{name}"')
-    if inspect.iscoroutinefunction(function):
-        raise StepFailed(f'"{name}" is an async function', hint="write it with `def`; it gets a psycopg connection")
-    return function  # type: ignore[no-any-return]
 
 
 def _call(wanted: dict[str, Any], function: Callable[[Any], object]) -> tuple[int, float]:
@@ -83,19 +64,8 @@ def _call(wanted: dict[str, Any], function: Callable[[Any], object]) -> tuple[in
 
 
 def _show(error: BaseException, file: Path) -> None:
-    """Print where it went wrong, from the user's own code on."""
-    trace = error.__traceback__
-    own = trace
-    while own is not None and not own.tb_frame.f_code.co_filename.startswith(str(file.parent)):
-        own = own.tb_next
-    if own is None and isinstance(error, SegueError):
-        return  # the message says it all
-    traceback.print_exception(type(error), error, own or trace)
-
-
-def _words(error: BaseException) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    """Print where it went wrong."""
+    sys.stderr.writelines(functions.trace(error, file))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,14 @@ steps:
     batch: {size: 400, max: 600}
     workers: 2
 """
+SET = 'set: {cents: "(amount::numeric * 100)::bigint"}'
+TRANSFORM = "transform: {python: lift.py:lift, gives: [cents]}"
+LIFT = """
+from decimal import Decimal
+
+def lift(rows):
+    return [{"cents": round(Decimal(row["amount"]) * 100)} for row in rows]
+"""
 STORED = """
 select j.status, j.processed_rows, j.successful_rows, j.failed_rows, j.skipped_rows,
     (select count(*) from segue_store.data_migration_errors e where e.job_id = j.id),
@@ -65,17 +73,21 @@ def test_job_killed_at_each_point_ends_in_the_same_state(
     assert run["status"] == 0, run["output"]
     expected, recorded = state(whole), rows(store_url, STORED, "whole")
     assert recorded == [("completed", 3000, 2987, 13, 0, 13, 2987, 13)]
-    # Every other time the source is in another database.
+    # In turn the source is in another database, and a function gives the columns.
     brought = plan.with_name("bring.yaml")
     brought.write_text(
         PLAN.replace("plan: move", "plan: bring").replace("source: old", "source: old\n    source_env: past")
     )
     target("past")
+    called = plan.with_name("call.yaml")
+    called.write_text(PLAN.replace("plan: move", "plan: call").replace(SET, TRANSFORM))
+    plan.with_name("lift.py").write_text(LIFT)
+    files = (brought, plan, called)
     ours = ("chunk-", "batch-", "job-", "mark-", "work-")
     wanted = places(run["points"], lambda point: point.startswith(ours), every=every)
     for number, place in enumerate(wanted if every else wanted[::2]):
         url = target(name := f"shop-{number}")
-        file = plan if number % 2 else brought
+        file = files[number % len(files)]
         if file is brought:
             run_sql(url, "DROP TABLE old")
         if not came_up(crasher("run", file, "--env", name, kill=place), place):

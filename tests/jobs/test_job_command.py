@@ -145,6 +145,42 @@ def test_wrong_words_are_refused_before_anything_is_stored(shops: Shops, fields:
         assert jobs.listed(session) == []
 
 
+LIFT = """
+def lift(rows):
+    return [{"cents": round(float(row["amount"]) * 100)} for row in rows]
+"""
+
+
+def test_job_by_a_function_is_made_run_changed_and_settled(segue: Segue, shops: Shops, database: str) -> None:
+    fill_old(database, 400, 100)
+    shops.open("shop", database)
+    file = segue.folder / "lift.py"
+    words = ("--from", "old", "--to", "new", "--python", "lift.py:lift", "--gives", "cents", "--continue-on-error")
+    assert "there is no file" in segue("job", "create", "lift-old", *words).expect(2).stderr
+    file.write_text(LIFT)
+    segue("job", "create", "lift-old", *words).expect(0)
+    segue("job", "start", "lift-old", "--env", "shop").expect(0)
+    run_sql(database, "UPDATE old SET amount = '-7' WHERE id = 200")
+    left = segue("job", "retry", "lift-old", "--json").expect(1).json
+    assert (left["settled"], left["left"][1]["key"]) == (0, ["200"])
+    assert "new_cents_check" in left["left"][1]["message"]
+    run_sql(database, "UPDATE old SET amount = '7' WHERE id = 200", "UPDATE old SET amount = 'x' WHERE id = 300")
+    segue("job", "resolve", "lift-old", "200", "--retry").expect(0)
+    assert "ValueError" in segue("job", "resolve", "lift-old", "300", "--retry").expect(1).stdout
+    segue("job", "resolve", "lift-old", "300", "--set", "id=300", "--set", "name=c", "--set", "cents=3").expect(0)
+    assert rows(database, "SELECT id, name, cents FROM new WHERE id IN (200, 300) ORDER BY id") == [
+        (200, "n200", 700),
+        (300, "c", 3),
+    ]
+    found = segue("job", "show", "lift-old", "--json").expect(0).json
+    assert (found["successful_rows"], found["failed_rows"], found["skipped_rows"]) == (398, 2, 0)
+    assert found["transformation"].startswith("cents = python lift.py:lift\n")
+    # Another text is another version; the rows that the first one could not write are not settled by it.
+    file.write_text(LIFT.replace("100", "1000"))
+    assert segue("job", "create", "lift-old", *words, "--json").expect(0).json["version"] == "1.0.1"
+    assert "was changed since the job ran" in segue("job", "retry", "lift-old").expect(3).stderr
+
+
 @pytest.mark.parametrize(("option", "words"), [("--set", "cents"), ("--lookup", "x"), ("--check", "=1")])
 def test_words_that_are_no_pair_are_refused(option: str, words: str) -> None:
     from typer.testing import CliRunner

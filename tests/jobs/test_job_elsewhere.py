@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from fix_process import Segue
 from fix_shops import Shops
 from fix_targets import Open, rows, run_sql, value
 from fix_transfers import TABLES, fill_old, job, rejected
 
+from segue.databases.postgresql.jobs.filtering import says_the_same
+from segue.databases.postgresql.jobs.tables import table_of
 from segue.databases.postgresql.target import PostgresTarget
 from segue.errors import OutcomeUnknown, PrivilegeMissing, SegueError, StepRefused
 from segue.ports import BACKWARD
@@ -139,3 +142,36 @@ def test_job_command_reads_from_another_environment(segue: Segue, shops: Shops, 
     segue("job", "create", "lost", "--from-env", "nowhere", *words).expect(0)
     lost = segue("job", "start", "lost", "--env", "shop").expect(2)
     assert 'there is no environment "nowhere"' in lost.stderr
+
+
+LEFT_TO_THE_SOURCE = {
+    "id > 5": True,
+    "old.id BETWEEN 5 AND 9 OR NOT (public.old.id IN (1, 2))": True,
+    "name = 'n5' AND amount LIKE 'a%' AND name IS NOT NULL": True,
+    "id % 7 = 3": True,
+    "id = '5'::bigint": True,
+    # Another collation, another function, another table; a value that fails at a row; a column of something else.
+    "name > 'n5'": False,
+    "lower(name) = 'n5'": False,
+    "id IN (SELECT id FROM wanted)": False,
+    "amount::numeric > 5": False,
+    "1 / id > 0": False,
+    "id % 0 = 1": False,
+    "o.id > 5": False,
+    "nothing > 5": False,
+    "id > 5 AND now() > '2020-01-01'": False,
+    "folded = 'A'": False,
+    "name LIKE 'a\\'": False,
+    "id >": False,
+}
+
+
+def test_filter_is_left_to_the_source_where_it_says_the_same_there(debian_database: str) -> None:
+    run_sql(
+        debian_database,
+        "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE TABLE old (id bigint PRIMARY KEY, name text, amount text, folded text COLLATE blind)",
+    )
+    with psycopg.connect(debian_database, autocommit=True) as connection:
+        source = table_of(connection, "old", "source")
+        assert {one: says_the_same(one, source, connection) for one in LEFT_TO_THE_SOURCE} == LEFT_TO_THE_SOURCE

@@ -28,18 +28,23 @@ FIELDS: dict[str, Any] = {
 }
 
 
+LIFT = "def lift(rows): return [{'cents': round(float(row['amount']) * 100)} for row in rows]"
+CALL = {"python": "lift.py:lift", "gives": ["cents"], "contents": {"lift.py": LIFT}}
+
+
+@pytest.mark.parametrize("fields", [FIELDS, {**FIELDS, "set": {}, "transform": CALL}], ids=["sql", "function"])
 def test_job_loses_nothing_when_a_labourer_is_killed_beside_others(
-    database: str, open_target: Open, monkeypatch: pytest.MonkeyPatch
+    database: str, open_target: Open, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2)
     fill_old(database, 2000, 100)
     target = open_target(database, "e")
-    run = Run(target, DataJobParams(**FIELDS))
+    run = Run(target, DataJobParams(**fields))
     run.hired = lambda wanted: 0  # all is done elsewhere
     driver = Background(lambda: STEP.run(run))
     until(lambda: run.record.batches)
     words = {"url": database, "fence": target.fence, "lease": 2, "execution": "e", "direction": "forward"}
-    words |= {"params": FIELDS, "leave": 5}
+    words |= {"params": fields, "leave": 5}
 
     def labour(owner: str, kill: tuple[str, int] | None) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, PROCESS, json.dumps({**words, "owner": owner, "kill": kill})])

@@ -164,11 +164,13 @@ def _clear_old() -> None:
                 os.close(held)
 
 
-def execute(program: Program, *, boundary: Callable[[], None], output: Output, remove: Path) -> int:
-    """Run a program to its end and return its exit code, above 128 when a signal ended it.
+@contextmanager
+def launched(
+    program: Program, *, remove: Path, stdin: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a program by its launcher; give its process, and where a `K` is written to end it and all that it started.
 
-    `boundary` is asked all the time; what it raises ends the program and everything it started, gently first, and is
-    raised again. `remove` is the folder that goes with the program when this process is killed.
+    Whoever leaves has seen to its end. `remove` is the folder that goes with the program when this process is killed.
     """
     listening, lifeline = os.pipe()
     os.set_blocking(lifeline, False)
@@ -179,7 +181,7 @@ def execute(program: Program, *, boundary: Callable[[], None], output: Output, r
             words,
             cwd=program.folder,
             env=dict(program.environment),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[listening],
@@ -195,31 +197,53 @@ def execute(program: Program, *, boundary: Callable[[], None], output: Output, r
     beat = threading.Thread(target=_beat, args=(lifeline, over), name="segue script", daemon=True)
     beat.start()
     try:
-        with _Reader(process, output) as reader:
-            try:
-                while not reader.ended():
-                    boundary()
-                    reader.read(TICK)
-            except (KeyboardInterrupt, FenceLost):
-                raise  # at once: a person is impatient, or another process may work on the target by now
-            except BaseException:
-                _signal(process, signal.SIGTERM)
-                reader.wait(GRACE)
-                raise
-            finally:
-                if not reader.ended():
-                    # The launcher knows of what has left the group, and ends that too.
-                    with suppress(OSError):
-                        os.write(lifeline, b"K")
-                    reader.wait(KILLING)
-                _signal(process, signal.SIGKILL)
-                reader.rest()
-            return process.wait()
+        yield process, lifeline
     finally:
         over.set()
         beat.join()
         os.close(lifeline)
         process.wait()
+
+
+def execute(program: Program, *, boundary: Callable[[], None], output: Output, remove: Path) -> int:
+    """Run a program to its end and return its exit code, above 128 when a signal ended it.
+
+    `boundary` is asked all the time; what it raises ends the program and everything it started, gently first, and is
+    raised again. `remove` is the folder that goes with the program when this process is killed.
+    """
+    with launched(program, remove=remove) as (process, lifeline), _Reader(process, output) as reader:
+        try:
+            while not reader.ended():
+                boundary()
+                reader.read(TICK)
+        except (KeyboardInterrupt, FenceLost):
+            raise  # at once: a person is impatient, or another process may work on the target by now
+        except BaseException:
+            _signal(process, signal.SIGTERM)
+            reader.wait(GRACE)
+            raise
+        finally:
+            if not reader.ended():
+                # The launcher knows of what has left the group, and ends that too.
+                with suppress(OSError):
+                    os.write(lifeline, b"K")
+                reader.wait(KILLING)
+            _signal(process, signal.SIGKILL)
+            reader.rest()
+        return process.wait()
+
+
+def kill(process: subprocess.Popen[bytes], lifeline: int) -> int:
+    """End a launched program and everything it started, at once; return its exit code, above 128 for a signal."""
+    with suppress(OSError):
+        os.write(lifeline, b"K")
+    try:
+        # The launcher knows of what has left the group, and ends that too.
+        code = process.wait(KILLING)
+    except subprocess.TimeoutExpired:
+        _signal(process, signal.SIGKILL)
+        code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 class _Reader:

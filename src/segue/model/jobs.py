@@ -22,6 +22,20 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
+class Transform:
+    """A Python function, `path/file.py:name`, that makes values of the columns `gives` from rows of the source.
+
+    `contents`: the text of its files by path. A call takes at most `timeout` seconds, and its process `memory` bytes.
+    """
+
+    python: str
+    gives: Sequence[str]
+    contents: Mapping[str, str]
+    timeout: float = 10.0
+    memory: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """What a data job writes. Texts are SQL of the target.
 
@@ -29,7 +43,7 @@ class JobSpec:
     those that the source has under the same name. `checks`: conditions by name that each row must fulfil. `conflict`:
     the columns of the key by which a row counts as there, none for the primary key. `most_errors`: with more rejected
     rows than this the job stops; `longest`: seconds that a statement may take. `environment`: where the source is, if
-    not in the target's database.
+    not in the target's database. `transform`: the function that gives further columns.
     """
 
     source: str
@@ -46,6 +60,7 @@ class JobSpec:
     longest: float = 20.0
     reverse: str | None = None  # delete, nothing; None: delete where that is safe
     environment: str | None = None
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,13 @@ def path(name: str) -> str:
     return posixpath.normpath(name)
 
 
+def names_function(value: str) -> str:
+    """Return what names a function as `path/file.py:name`; raises ValueError for what does not."""
+    if not _PYTHON.fullmatch(value):
+        raise ValueError(f'"{value}" names no function; write path/file.py:name')
+    return value
+
+
 class Script(PlanModel):
     """A program: exactly one of `python`, `command`, `prisma`."""
 
@@ -66,9 +73,7 @@ class Script(PlanModel):
     @field_validator("python")
     @classmethod
     def _names_function(cls, value: str | None) -> str | None:
-        if value is not None and not _PYTHON.fullmatch(value):
-            raise ValueError(f'"{value}" names no function; write path/file.py:name')
-        return value
+        return names_function(value) if value is not None else None
 
     @field_validator("prisma")
     @classmethod

@@ -18,6 +18,7 @@ from segue.services import environments, executions, plans, watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -38,11 +39,15 @@ KIND = "data-job"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a person asks of a data job. `fields`: those of the step, by the plan file's names."""
+    """What a person asks of a data job.
+
+    `fields`: those of the step, by the plan file's names; `folder`: where files are that they name.
+    """
 
     name: str
     schema: str = "public"
     fields: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +71,23 @@ def planned(session: Session, parts: Parts, asked: Asked) -> Checked:
         "target_schema": asked.schema,
         "steps": [{"name": STEP, "kind": KIND, **asked.fields}],
     }
-    checked = _checked(document, parts)
+    source = str(asked.folder / "plan.json") if asked.folder is not None else "<stdin>"
+    checked = _checked(document, parts, source)
     row = next((row for row in plans.listed(session) if row.plan_name == asked.name), None)
     if row is None:
         return checked
-    same = _checked({**document, "version": row.version}, parts)
+    same = _checked({**document, "version": row.version}, parts, source)
     if same.digest == row.plan_hash:
         return same
     if [step.get("kind") for step in row.document["steps"]] != [KIND]:
         raise InvalidInput(f'a plan "{asked.name}" is stored that is no data job', hint="choose another name")
     numbers = row.version.partition("-")[0].partition("+")[0].split(".")
-    return _checked({**document, "version": f"{numbers[0]}.{numbers[1]}.{int(numbers[2]) + 1}"}, parts)
+    return _checked({**document, "version": f"{numbers[0]}.{numbers[1]}.{int(numbers[2]) + 1}"}, parts, source)
 
 
-def _checked(document: Mapping[str, Any], parts: Parts) -> Checked:
+def _checked(document: Mapping[str, Any], parts: Parts, source: str) -> Checked:
     try:
-        checked = plans.check(json.dumps(document), "<stdin>", parts)
+        checked = plans.check(json.dumps(document), source, parts)
     except InvalidPlan as error:
         # Nobody wrote the file in which the problems have their places.
         said = [problem.message.removeprefix(f'step "{STEP}": ') for problem in error.problems]

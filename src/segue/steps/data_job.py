@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from segue.model.jobs import JobSpec, Lookup
-from segue.model.plans import Batch, PlanModel, Seconds, StepFields
+from segue.model.jobs import JobSpec, Lookup, Transform
+from segue.model.plans import Batch, PlanModel, Seconds, Size, StepFields
+from segue.model.scripts import Script, names_function
+from segue.planning import scriptfiles
 from segue.planning.expressions import is_expression, quoted
 from segue.ports import FORWARD, Database, Observed, Shared, StepRun
 from segue.rows.chunks import Remainder
@@ -36,6 +38,30 @@ class LookupFields(PlanModel):
     )
 
 
+class TransformFields(PlanModel):
+    """A Python function that makes rows of the target from rows of the source, a batch at a time."""
+
+    python: Annotated[str, AfterValidator(names_function)] = Field(
+        description="A function as `path/file.py:name`, called with a list of rows; it returns one for each, or None."
+    )
+    gives: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1, description="The columns of the target that it gives; others are filled as without it."
+    )
+    files: list[str] = Field(default_factory=list, description="Further files that it needs.")
+    timeout: Seconds = Field(default=10.0, gt=0, description="The longest that a call may take.")
+    memory: Size = Field(
+        default=1 << 30, ge=1 << 24, description="What its process may hold, beside the modules that it loads."
+    )
+    contents: dict[str, str] = Field(
+        default_factory=dict, description="The text of its files by path, filled in when the plan is read."
+    )
+
+    @property
+    def script(self) -> Script:
+        """Return it as a program with files."""
+        return Script(python=self.python, files=self.files, contents=self.contents)
+
+
 class DataJobParams(StepFields):
     """Write the rows of a table, transformed, into another one."""
 
@@ -48,6 +74,9 @@ class DataJobParams(StepFields):
     set: Expressions = Field(
         default_factory=dict,
         description="SQL expression by column of the target; the others are filled from columns of the same name.",
+    )
+    transform: TransformFields | None = Field(
+        default=None, description="A Python function that gives columns of the target, called once a batch."
     )
     columns: list[str] | None = Field(
         default=None, min_length=1, description="The columns to fill, where not all that there is something for."
@@ -86,8 +115,11 @@ class DataJobStep:
     Params = DataJobParams
 
     def prepare(self, params: DataJobParams, folder: Path | None) -> DataJobParams:
-        """Return the fields as they are: they name no file."""
-        return params
+        """Return the fields with the text of every file that the function needs."""
+        if params.transform is None:
+            return params
+        contents = scriptfiles.read(params.transform.script, folder, "`transform`: ")
+        return params.model_copy(update={"transform": params.transform.model_copy(update={"contents": contents})})
 
     def statements(self, params: DataJobParams, database: Database) -> list[Statement]:
         """Return the statement that every batch sends, without its range, as far as the plan says its columns."""
@@ -122,6 +154,10 @@ class DataJobStep:
             if not is_expression(expression, database):
                 of = f' for "{name}"' if name is not None else ""
                 found.append(f"{field} must hold an expression{of}, not a list or a statement")
+        if params.transform is not None:
+            gives = params.transform.gives
+            found += [f'`gives` names "{name}" twice' for name in {one for one in gives if gives.count(one) > 1}]
+            found += [f'"{name}" is in `set` and in `gives`' for name in gives if name in params.set]
         aliases = [lookup.alias for lookup in params.lookups]
         found += [f'two `lookups` are called "{name}"' for name in {one for one in aliases if aliases.count(one) > 1}]
         return found
@@ -165,6 +201,7 @@ class DataJobStep:
             longest=params.row_timeout,
             reverse=params.reverse,
             environment=params.source_env,
+            transform=_transform(params.transform) if params.transform is not None else None,
         )
 
     def _walk(self, run: StepRun) -> None:
@@ -184,7 +221,7 @@ class DataJobStep:
             "target_ms": round(params.batch.target * 1000),
             "workers": params.workers,
             "throttle_ms": round(params.pause * 1000),
-            "script": ", ".join(f"{name} = {expression}" for name, expression in params.set.items()),
+            "script": _said(params),
             "filter": params.where,
             "max_retries": params.retries,
             "continue_on_error": params.continue_on_error,
@@ -222,6 +259,19 @@ class DataJobStep:
         run.target.mark(whole, {"rows": walk.rows})
 
 
+def _transform(fields: TransformFields) -> Transform:
+    return Transform(fields.python, fields.gives, fields.contents, fields.timeout, fields.memory)
+
+
+def _said(params: DataJobParams) -> str:
+    """Return the transformation as the store keeps it: in one line, and below it the text of its function's file."""
+    line = ", ".join(f"{name} = {expression}" for name, expression in params.set.items())
+    if params.transform is None:
+        return line
+    function = f"{', '.join(params.transform.gives)} = python {params.transform.python}"
+    return "\n".join([", ".join(filter(None, (line, function))), params.transform.script.written or ""])
+
+
 def _insert(params: DataJobParams) -> str:
     """Return the statement for parsing and prediction; what runs is composed by the database with quoted names."""
     joins = "".join(
@@ -230,9 +280,10 @@ def _insert(params: DataJobParams) -> str:
         for one in params.lookups
     )
     into, what = "", "*"
-    if params.set:
-        into = f" ({', '.join(map(quoted, params.set))})"
-        what = ", ".join(f"(\n{expression}\n)" for expression in params.set.values())
+    given = {**params.set, **dict.fromkeys(params.transform.gives if params.transform else (), "NULL")}
+    if given:
+        into = f" ({', '.join(map(quoted, given))})"
+        what = ", ".join(f"(\n{expression}\n)" for expression in given.values())
     where = f"\nWHERE (\n{params.where}\n)" if params.where else ""
     return f"INSERT INTO {params.target}{into}\nSELECT {what} FROM {params.source}{joins}{where}"
 

@@ -47,12 +47,13 @@ def pass_through(
     """
     cursor = target.cursor()
     with source.cursor().copy(copy_out) as out, writing(), cursor.copy(copy_in) as into:
-        for block in _blocks(out, reading):
+        for block in blocks(out, reading):
             into.write(block)
     return cursor.rowcount
 
 
-def _blocks(out: psycopg.Copy, reading: Callable[[], AbstractContextManager[object]]) -> Iterator[bytes]:
+def blocks(out: psycopg.Copy, reading: Callable[[], AbstractContextManager[object]] = nullcontext) -> Iterator[bytes]:
+    """Yield what comes of a COPY in pieces that cost less to pass on than rows; `reading` is entered around it."""
     held: list[bytes] = []
     size = 0
     with reading():

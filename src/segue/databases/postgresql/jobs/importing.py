@@ -1,7 +1,8 @@
-"""A job whose source is in another database: its rows are brought, range by range, into a temporary table.
+"""A job whose rows are brought, range by range, into a temporary table of the target.
 
-All else is as within one database: expressions, lookups and checks work on that table, in the target, in the
-transaction that records the range. Only what cuts the ranges asks the source.
+That is so where the source is in another database, and where a function gives columns. All else is as within one
+database: expressions, lookups and checks work on that table, in the target, in the transaction that records the range.
+Only what cuts the ranges asks the source.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from segue.databases.postgresql.passing import pass_through
 from segue.errors import OutcomeUnknown, StepRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from segue.databases.postgresql.jobs.tables import Key, Table
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: The temporary table; statements call it by the source's name, as the plan's expressions do.
 STAGED = "segue_job_source"
+
+_ALL = sql.SQL("")
 
 _PINS = {"default_transaction_read_only": "on", "enable_seqscan": "off", "jit": "off"}
 
@@ -45,13 +48,15 @@ def open_far(url: str, schema: str, application: str) -> Connection:
 
 
 class Import:
-    """What brings a table's rows from another database; opens a session there for each that works."""
+    """What brings a table's rows; opens a session on the source for each that works."""
 
     def __init__(self, url: str, schema: str, application: str, table: Table, near: Connection) -> None:
         """Look how the columns come over; `near` is a session of the target."""
         self.table = table
         self._url, self._schema, self._application = url, schema, application
         self._columns: list[tuple[str, str, bool]] = []
+        #: The plan's filter, where it says the same in the source: then rows that it leaves out stay there.
+        self.filter: str | None = None
         known: list[bool] = []
         with self.session() as far:
             columns = columns_of(far, table.identifier.as_string(far))
@@ -101,48 +106,41 @@ class Import:
     def stage(self, near: Connection) -> None:
         """Make the temporary table in a session of the target."""
         columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind, _ in self._columns
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in self._staged()
         )
         statement = sql.SQL("create temp table if not exists {} ({}) on commit delete rows").format(
             sql.Identifier(STAGED), columns
         )
         near.execute(statement.as_string(near).encode())
 
-    def bring(self, far: Connection, near: Connection, condition: sql.Composable) -> int:
-        """Bring the rows that fulfil a condition, in the target's transaction, and return how many."""
-        read = sql.SQL(", ").join(
+    def bringing(self, far: Connection) -> Bringing:
+        """Return what brings rows by a session on the source."""
+        return Bringing(self, far)
+
+    def reading(self, condition: sql.Composable, *, text: bool = False, limit: sql.Composable = _ALL) -> sql.Composed:
+        """Return the COPY of the rows that fulfil a condition, and the filter where the source applies that."""
+        columns = sql.SQL(", ").join(
             sql.Identifier(name) if known else sql.SQL("{}::text").format(sql.Identifier(name))
             for name, _, known in self._columns
         )
-        names = sql.SQL(", ").join(sql.Identifier(name) for name, _, _ in self._columns)
-        form = sql.SQL("(format {})").format(sql.SQL("binary" if self._binary else "text"))
-        try:
-            return self._pass(far, near, read, names, form, condition)
-        except psycopg.Error as error:
-            if near.closed or near.info.transaction_status is TransactionStatus.INERROR:
-                raise
-            # The target knows of no error: it was the source's.
-            with self.telling(far):
-                raise error
-
-    def _pass(
-        self,
-        far: Connection,
-        near: Connection,
-        read: sql.Composable,
-        names: sql.Composable,
-        form: sql.Composable,
-        condition: sql.Composable,
-    ) -> int:
-        return pass_through(
-            far,
-            sql.SQL("copy (select {} from {} where {}) to stdout {}").format(
-                read, self.table.identifier, condition, form
-            ),
-            near,
-            sql.SQL("copy pg_temp.{} ({}) from stdin {}").format(sql.Identifier(STAGED), names, form),
-            reading=lambda: self.telling(far),
+        if self.filter is not None:
+            # A line of its own: a comment at its end must not swallow what comes after it.
+            condition = sql.SQL("{} and (\n{}\n)").format(condition, sql.SQL(self.filter))
+        return sql.SQL("copy (select {} from {} where {}{}) to stdout {}").format(
+            columns, self.table.identifier, condition, limit, self._form(text)
         )
+
+    def writing(self, *, text: bool = False) -> sql.Composed:
+        """Return the COPY into the temporary table."""
+        names = sql.SQL(", ").join(sql.Identifier(name) for name, _ in self._staged())
+        return sql.SQL("copy pg_temp.{} ({}) from stdin {}").format(sql.Identifier(STAGED), names, self._form(text))
+
+    def _form(self, text: bool) -> sql.Composable:
+        return sql.SQL("(format {})").format(sql.SQL("binary" if self._binary and not text else "text"))
+
+    def _staged(self) -> list[tuple[str, str]]:
+        """Return the columns of the temporary table, with their types."""
+        return [(name, kind) for name, kind, _ in self._columns]
 
     def check_key(self, key: Key, far: Connection, near: Connection) -> None:
         """Refuse a key that the two databases would not put in the same order."""
@@ -169,3 +167,50 @@ class Import:
     def _order(self, connection: Connection) -> str:
         row = connection.execute(_COLLATION).fetchone()
         return str(row[0]) if row else ""
+
+
+class Bringing:
+    """Brings ranges of rows: each is fetched before the transaction that is to have it, and put there within it."""
+
+    #: How many rows were put that nothing can be done with but to reject them; see `transforming`.
+    faults = 0
+
+    def __init__(self, importing: Import, far: Connection) -> None:
+        self._importing = importing
+        self._far = far
+        self._wanted: sql.Composable = sql.SQL("false")
+
+    def fetch(
+        self,
+        condition: sql.Composable,
+        *,
+        beat: Callable[[], object] = lambda: None,
+        fault: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say which rows are wanted.
+
+        Where a function is called for them, it is called here, and `beat` meanwhile; not with `fault`, which is what is
+        wrong with them all. Raises ChunkTooSlow when it does not come to its end.
+        """
+        self._wanted = condition
+
+    def put(self, near: Connection) -> None:
+        """Put the rows that were fetched into the temporary table, in the target's transaction."""
+        importing = self._importing
+        try:
+            pass_through(
+                self._far,
+                importing.reading(self._wanted),
+                near,
+                importing.writing(),
+                reading=lambda: importing.telling(self._far),
+            )
+        except psycopg.Error as error:
+            if near.closed or near.info.transaction_status is TransactionStatus.INERROR:
+                raise
+            # The target knows of no error: it was the source's.
+            with importing.telling(self._far):
+                raise error
+
+    def close(self) -> None:
+        """End what was begun for it; the session is whoever opened it's."""

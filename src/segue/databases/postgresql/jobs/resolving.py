@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from segue.databases.postgresql.jobs.process import CallEnded
 from segue.databases.postgresql.jobs.sifting import is_row_fault
 from segue.databases.postgresql.lease import check_fence
 from segue.errors import Blocked, NotFound
@@ -48,7 +49,13 @@ class Resolver:
     def retry(self, connection: Connection, key: Sequence[str], by: str) -> bool:
         """Write the row as its source has it now; return whether that went well."""
         put = self._work.wording.put(self._work.holds(key), None)
-        return self._write(connection, key, put, {"resolution": "retried", "note": None, "by": by, "values": None})
+        try:
+            self._work.fetch(key)
+        except CallEnded as error:
+            self._again(connection, key, {"type": error.kind, "state": "", "message": str(error), "stack": None})
+            return False
+        values = {"resolution": "retried", "note": None, "by": by, "values": None}
+        return self._write(connection, key, put, values, fetched=True)
 
     def correct(self, connection: Connection, key: Sequence[str], values: str, by: str) -> bool:
         """Write the row as it would have been, with the values that are given as JSON; return whether it went well."""
@@ -65,11 +72,20 @@ class Resolver:
             values = {"resolution": "skipped", "note": note, "by": by, "values": None}
             connection.execute(_RESOLVE, {**self._whose(key), **values})
 
-    def _write(self, connection: Connection, key: Sequence[str], put: sql.Composable, values: dict[str, Any]) -> bool:
+    def _write(
+        self,
+        connection: Connection,
+        key: Sequence[str],
+        put: sql.Composable,
+        values: dict[str, Any],
+        *,
+        fetched: bool = False,
+    ) -> bool:
         try:
             with self._open(connection, key) as before:
                 connection.execute("set constraints all immediate")
-                self._work.bring(connection, key)
+                if fetched and not self._work.put_fetched(connection):
+                    return False
                 rows = connection.execute(put.as_string(connection).encode()).rowcount
                 if not rows and self._rejected_anew(connection, key, before):
                     return False
@@ -79,7 +95,7 @@ class Resolver:
         except psycopg.Error as error:
             if connection.closed or not is_row_fault(error):
                 raise
-            self._again(connection, key, error, values["values"])
+            self._again(connection, key, _words_of(error), values["values"])
             return False
         return True
 
@@ -92,18 +108,16 @@ class Resolver:
         if self._work.spec.on_conflict == "skip":
             return "the target has its key already"
         raise Blocked(
-            f"the row ({', '.join(key)}) is gone from the source, or the job's filter leaves it out",
+            f"the row ({', '.join(key)}) is gone from the source, or the job leaves it out",
             hint="`segue job resolve --skip` leaves it out for good",
         )
 
-    def _again(self, connection: Connection, key: Sequence[str], error: psycopg.Error, values: str | None) -> None:
+    def _again(
+        self, connection: Connection, key: Sequence[str], words: dict[str, Any], values: str | None = None
+    ) -> None:
         """Keep why the row still cannot be written."""
-        state = error.sqlstate or ""
-        kind = {"23": "constraint", "P0": "validation"}.get(state[:2], "transformation")
-        message = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
-        words = {"type": kind, "state": state, "message": message, "stack": error.diag.context, "values": values}
         with self._open(connection, key):
-            connection.execute(_AGAIN, {**self._whose(key), **words})
+            connection.execute(_AGAIN, {**self._whose(key), **words, "values": values})
 
     def take_back(self, connection: Connection) -> int:
         """Remove what was written with corrected values, where it still is as it was written; return how many rows."""
@@ -135,3 +149,10 @@ class Resolver:
 
     def _whose(self, key: Sequence[str]) -> dict[str, Any]:
         return {**self._work.whose, "key": list(key)}
+
+
+def _words_of(error: psycopg.Error) -> dict[str, Any]:
+    state = error.sqlstate or ""
+    kind = {"23": "constraint", "P0": "validation"}.get(state[:2], "transformation")
+    message = ": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+    return {"type": kind, "state": state, "message": message, "stack": error.diag.context}

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # A cast to these, without a length, would be to the length 1.
 _WIDEST = {"character": "bpchar", "bit": "bit varying"}
 
+#: The column beside a row that went through a function, with what is wrong with it, as JSON: `type`, `message`,
+#: `stack`, `target`.
+FAULT = "segue_fault"
+
 # What a row of the source holds is kept up to this size.
 MOST_KEPT = 1_000_000
 
@@ -45,11 +49,14 @@ class Wording:
         columns: Sequence[Column],
         lookups: Lookups,
         conflict: Sequence[str],
+        beside: Sequence[str] = (),
     ) -> None:
+        """Compose for a job; `beside`: columns of the rows that are none of the source's, a fault's among them."""
         self.source, self.key, self.target, self.columns = source, key, target, columns
         self._spec = spec
         self._lookups = lookups
         self._conflict = conflict
+        self._beside = list(beside)
         self._whose = sql.SQL("{}, {}").format(sql.Literal(effect.execution), sql.Literal(effect.step))
         self.names = comma(sql.Identifier(column.name) for column in columns)
         self._checks = dict(spec.checks)
@@ -96,7 +103,11 @@ class Wording:
             )
         return sql.Composed(parts)
 
-    def _where(self, condition: sql.Composable) -> sql.Composable:
+    def _where(self, condition: sql.Composable, *, faulty: bool = False) -> sql.Composable:
+        if self._beside:
+            how = "is not null" if faulty else "is null"
+            fault = sql.Identifier(self.source.name, FAULT)
+            condition = sql.SQL("{} and {} {}").format(condition, fault, sql.SQL(how))
         if self._spec.where is None:
             return sql.SQL("\nwhere {}").format(condition)
         return sql.SQL("\nwhere {} and (\n{}\n)").format(condition, sql.SQL(self._spec.where))
@@ -110,8 +121,11 @@ class Wording:
     def source_row(self) -> sql.Composable:
         """Return what the source's row holds, unless it is large."""
         row = sql.SQL("{}.*").format(sql.Identifier(self.source.name))
-        return sql.SQL("case when pg_catalog.pg_column_size({}) <= {} then pg_catalog.to_jsonb({}) end").format(
-            row, sql.SQL(str(MOST_KEPT)), row
+        kept = sql.SQL("pg_catalog.to_jsonb({})").format(row)
+        if self._beside:
+            kept = sql.SQL("({} - {}::text[])").format(kept, sql.Literal(self._beside))
+        return sql.SQL("case when pg_catalog.pg_column_size({}) <= {} then {} end").format(
+            row, sql.SQL(str(MOST_KEPT)), kept
         )
 
     def into(self) -> sql.Composable:
@@ -252,6 +266,32 @@ class Wording:
     def reject(self, rows: sql.Composable) -> sql.Composable:
         """Return the statement that keeps rejected rows, which a SELECT gives in the order of the columns."""
         return sql.SQL(_REJECT).format(rows)
+
+    def faulty(self, condition: sql.Composable) -> sql.Composable:
+        """Return a query for the key and the fault's message of rows with which nothing can be done."""
+        return sql.SQL("select {}, {} ->> 'message'{}{}").format(
+            self.key_text(),
+            sql.Identifier(self.source.name, FAULT),
+            self._from(None),
+            self._where(condition, faulty=True),
+        )
+
+    def reject_faulty(self, condition: sql.Composable, batch: int | None) -> sql.Composable:
+        """Return the statement that keeps rows of the source as rejected with which nothing can be done."""
+        return self.reject(
+            sql.SQL(
+                "select {whose}, {batch}, {key}, {fault} ->> 'type', '', {fault} ->> 'message', {fault} ->> 'stack', "
+                "{row}, nullif({fault} -> 'target', 'null'), false{of}{where}"
+            ).format(
+                whose=self._whose,
+                batch=sql.Literal(batch),
+                key=self.key_text(),
+                fault=sql.Identifier(self.source.name, FAULT),
+                row=self.source_row(),
+                of=self._from(None),
+                where=self._where(condition, faulty=True),
+            )
+        )
 
     def reject_found(
         self,

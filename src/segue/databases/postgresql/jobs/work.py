@@ -11,7 +11,9 @@ import psycopg
 from psycopg import sql
 
 from segue.databases.postgresql.jobs import tables
-from segue.databases.postgresql.jobs.importing import Import, open_far
+from segue.databases.postgresql.jobs.filtering import says_the_same
+from segue.databases.postgresql.jobs.importing import Bringing, Import, open_far
+from segue.databases.postgresql.jobs.transforming import Transforming
 from segue.databases.postgresql.jobs.wording import Wording
 from segue.databases.postgresql.lease import Lease, Tenure
 from segue.databases.postgresql.rows import KeyedWork
@@ -52,8 +54,11 @@ class JobWork(KeyedWork):
         self.spec = spec
         self.importing: Import | None = None
         self._far: psycopg.Connection[Any] | None = None
-        if source_url is not None:
-            self._far = open_far(source_url, schema, lease.application)
+        self._bringing: Bringing | None = None
+        # Rows that go through a function are read by a session of their own, wherever they are.
+        brought = source_url or (url if spec.transform is not None else None)
+        if brought is not None:
+            self._far = open_far(brought, schema, lease.application)
         try:
             self._prepare(connection, lease, schema, key, spec, source_url)
         except BaseException:
@@ -77,23 +82,30 @@ class JobWork(KeyedWork):
                 hint="a step of the kind `backfill` fills columns of a table where they are",
             )
         walked = tables.source_key(source)
-        if source_url is not None:
-            self.importing = Import(source_url, schema, lease.application, source, connection)
-            self.importing.check_key(walked, self._reading, connection)
+        wanted, beside = spec, []
+        if self._far is not None:
+            self.importing = self._import(source_url or self._url, spec, source, target)
+            if source_url is not None:
+                self.importing.check_key(walked, self._far, connection)
+            if spec.where is not None and says_the_same(spec.where, source, self._far):
+                self.importing.filter = spec.where
             self.importing.stage(connection)
+            if isinstance(self.importing, Transforming):
+                wanted, beside = self.importing.assigning(spec), self.importing.beside
             source = self.importing.staged
-        columns = tables.columns_of(spec, source, target)
+        columns = tables.columns_of(wanted, source, target)
         lookups = [(lookup, tables.lookup_of(connection, lookup)) for lookup in spec.lookups]
         conflict = tables.conflict_key(spec, target, columns)
         self.source, self.target = spec.source, spec.target
         self.columns = tuple(column.name for column in columns)
         self.stays = tables.stays(connection, spec, target, columns)
-        self.wording = Wording(key, spec, source, walked, target, columns, lookups, conflict)
+        self.wording = Wording(key, wanted, source, walked, target, columns, lookups, conflict, beside)
         self._name = source.name
         self._check(connection)
         if isinstance(lease, Lease):
             script = files("segue.databases.postgresql").joinpath("sql/job.sql").read_text()
             connection.execute(script.encode())
+            self._try_function(connection)
         self._walk_along(source.identifier, walked.names, walked.types, walked.collations, lanes=lambda: 1)
         # Rows are looked up among the rejected only where a person has resolved one at which the job had stopped.
         row = connection.execute(
@@ -102,6 +114,24 @@ class JobWork(KeyedWork):
             self.whose,
         ).fetchone()
         self._stopped = bool(row and row[0])
+
+    def _import(self, url: str, spec: JobSpec, source: tables.Table, target: tables.Table) -> Import:
+        application = self.lease.application
+        if spec.transform is None:
+            return Import(url, self._schema, application, source, self._connection)
+        return Transforming(url, self._schema, application, source, self._connection, spec, target)
+
+    def _try_function(self, connection: psycopg.Connection[Any]) -> None:
+        """Refuse a function that cannot work, before the first row moves."""
+        if not isinstance(self.importing, Transforming) or self._far is None or self.effect.direction != FORWARD:
+            return
+        row = connection.execute(
+            "select exists (select from segue.history where execution = %(execution)s and step = %(step)s "
+            "and part = -1)",
+            self.whose,
+        ).fetchone()
+        if row and not row[0]:
+            self.importing.attempt(self._far, connection, self.wording)
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
         """Let the server plan each statement, so that what is wrong with one is not taken for a fault of the rows."""
@@ -168,13 +198,33 @@ class JobWork(KeyedWork):
             with super()._telling(connection):
                 yield
 
-    def bring(self, connection: psycopg.Connection[Any], key: Sequence[str]) -> None:
-        """Have a row of the source at hand in the transaction of a session, where it is not there anyway."""
+    def fetch(self, key: Sequence[str]) -> None:
+        """Have a row of the source ready for the next transaction, where it is not there anyway.
+
+        Raises ChunkTooSlow when a function does not come to its end with it.
+        """
         if self.importing is not None and self._far is not None:
-            self.importing.bring(self._far, connection, self.holds(key))
+            if self._bringing is None:
+                with self._telling(self._far):
+                    self._bringing = self.importing.bringing(self._far)
+            self._bringing.fetch(self.holds(key))
+
+    def put_fetched(self, connection: psycopg.Connection[Any]) -> bool:
+        """Have that row at hand in the transaction of a session; return False when nothing can be done with it.
+
+        Then it is rejected anew.
+        """
+        if self._bringing is None:
+            return True
+        self._bringing.put(connection)
+        if self._bringing.faults:
+            connection.execute(self.wording.reject_faulty(sql.SQL("true"), None).as_string(connection).encode())
+        return not self._bringing.faults
 
     def close(self) -> None:
         """End the session on the source."""
+        if self._bringing is not None:
+            self._bringing.close()
         if self._far is not None:
             self._far.close()
 
@@ -197,6 +247,10 @@ class JobWork(KeyedWork):
         if self._stopped:
             condition += self.wording.unsettled()
         return self.wording.put(condition, batch, first)
+
+    def unsettled(self) -> sql.Composable:
+        """Return the condition that no person has settled what becomes of a row."""
+        return sql.SQL("true") + (self.wording.unsettled() if self._stopped else sql.SQL(""))
 
     def keys_of(self, cut: Cut) -> sql.Composable:
         """Return the condition that a row of the source is in a range."""

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from segue import clock
 from segue.databases.postgresql.batches import GAVE_WAY
+from segue.databases.postgresql.jobs.process import CallEnded
 from segue.databases.postgresql.jobs.sifting import Sieve, is_row_fault
 from segue.databases.postgresql.lease import check_fence
 from segue.databases.postgresql.rows import Writer, show
 from segue.engine import journal
-from segue.errors import StepFailed
+from segue.errors import InternalError, StepFailed
 from segue.ports import FORWARD, BatchLost, ChunkTooSlow, Cut
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # A range that holds a row at fault is done in pieces of so many keys: finding one row among them takes a
 # subtransaction for each halving.
 SIFTED_KEYS = 1_000
+# How often a labourer that waits for a function gives a sign of life.
+BEAT_SECONDS = 1.0
 # How often a row that takes too long is tried.
 SLOW_TRIES = 3
 
@@ -54,7 +58,9 @@ class JobWriter(Writer):
         self._forward = work.effect.direction == FORWARD
         self._of = {"execution": work.effect.execution, "step": work.effect.step}
         self._listed = False
+        # Rows that could not be done alone in the time: how often, and what is said of them.
         self._slow: dict[tuple[str, ...] | None, int] = {}
+        self._why: dict[tuple[str, ...] | None, tuple[str, str, str, str | None]] = {}
 
     def write(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
         """Do a range and record it in one transaction; where rows are at fault, in several."""
@@ -103,7 +109,7 @@ class JobWriter(Writer):
             limit = f"{round(self._work.spec.longest * 1000)}ms"
             statements.insert(0, sql.SQL("set local statement_timeout = {}").format(sql.Literal(limit)))
         (rows,) = self.begin([batch], statements)
-        if self._forward and self._work.wording.checked:
+        if self._forward and self._suspicious():
             self._weigh()
         self._record(batch, cut, rows, last=last, fits=fits)
 
@@ -113,8 +119,15 @@ class JobWriter(Writer):
         self.commit(self.call("record", batch.number, *bounds, 0, 1, cut.keys, rows, last, fits))
         journal.point("chunk-committed")
 
-    def _bring(self, condition: sql.Composable) -> None:
-        """Have rows of the source at hand in this transaction: they are in this database."""
+    def _suspicious(self) -> bool:
+        """Return whether rows of this transaction may have been rejected without an error."""
+        return self._work.wording.checked
+
+    def _fetch_rejected(self, key: tuple[str, ...]) -> None:
+        """Have a row of the source ready for the next transaction: it is in this database."""
+
+    def _put_rejected(self) -> None:
+        """Have it at hand in this one."""
 
     def _pieces(self, cut: Cut) -> Iterator[Cut]:
         """Cut a range so small that a row in it can be found; the pieces come one after the other, without a hole."""
@@ -154,15 +167,14 @@ class JobWriter(Writer):
         )
         self.begin([batch], [_AT_ONCE, sql.SQL("insert into segue_job_keys {}").format(work.numbered(cut))])
         rows, refused = sieve.sift(self._connection)
-        if refused or work.wording.checked:
+        if refused or self._suspicious():
             self._weigh()
         self._record(batch, cut, rows, last=last, fits=fits)
 
     def _reject_slow(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
         """Leave a row out that takes longer than a statement may."""
         work = self._work
-        words = f"the row takes longer to write than {work.spec.longest:g} s"
-        values = tuple(map(sql.Literal, ("timeout", "57014", words, None, None)))
+        values = (*map(sql.Literal, self._why[cut.until]), sql.SQL("null"))
         self.begin([batch], [work.wording.reject_found(work.keys_of(cut), batch.number, None, values)])
         self._weigh()
         self._record(batch, cut, 0, last=last, fits=fits)
@@ -191,9 +203,10 @@ class JobWriter(Writer):
         """Keep the row at which the job stops, and return what to say of it."""
         work = self._work
         values = (*map(sql.Literal, (kind, state, message, stack)), sql.SQL("{}::jsonb").format(sql.Literal(target)))
+        self._fetch_rejected(tuple(key))
         with self._connection.transaction():
             check_fence(self._connection, work.lease.execution, work.lease.fence)
-            self._bring(work.holds(key))
+            self._put_rejected()
             self._connection.execute(
                 work.wording.reject_found(work.holds(key), None, None, values, stopped=True)
                 .as_string(self._connection)
@@ -205,6 +218,11 @@ class JobWriter(Writer):
             "or let the job go on without such rows (`continue_on_error`)",
         )
 
+    def _too_slow(self, cut: Cut, why: tuple[str, str, str, str | None]) -> None:
+        """Take note of a single row that could not be done; `why`: type, SQLSTATE, message and stack of its error."""
+        self._slow[cut.until] = self._slow.get(cut.until, 0) + 1
+        self._why[cut.until] = why
+
     def _failed(self, error: psycopg.Error, cut: Cut, *, final: bool = False) -> None:
         """Leave a transaction that failed; return when its rows are to be looked at, else raise."""
         self._end_failed()
@@ -212,7 +230,8 @@ class JobWriter(Writer):
             raise self._work.lost(self._connection, error) from error
         if isinstance(error, GAVE_WAY):
             if self._forward and cut.keys <= 1 and "statement timeout" in str(error.diag.message_primary):
-                self._slow[cut.until] = self._slow.get(cut.until, 0) + 1
+                words = f"the row takes longer to write than {self._work.spec.longest:g} s"
+                self._too_slow(cut, ("timeout", "57014", words, None))
             raise ChunkTooSlow(str(error.diag.message_primary)) from error
         if final or not is_row_fault(error):
             raise StepFailed(
@@ -224,15 +243,23 @@ class JobWriter(Writer):
 
 
 class ImportWriter(JobWriter):
-    """A labourer of a job whose source is in another database: it brings each range before it does it."""
+    """A labourer of a job whose rows are brought, perhaps through a function: each range before it is done."""
 
     def __init__(self, work: JobWork, importing: Import, connection: psycopg.Connection[Any], owner: str) -> None:
         super().__init__(work, connection, owner)
         self._importing = importing
-        self._wanted: sql.Composable = sql.SQL("false")
+        self._cut: Cut | None = None
+        self._beaten = clock.ticks()
+        self._fault: dict[str, Any] | None = None
         importing.stage(connection)
         self._sessions = ExitStack()
-        self._far = self._sessions.enter_context(importing.session())
+        try:
+            self._far = self._sessions.enter_context(importing.session())
+            self._bringing = importing.bringing(self._far)
+        except BaseException:
+            self._sessions.close()
+            raise
+        self._sessions.callback(self._bringing.close)
 
     def cut(self, after: tuple[str, ...] | None, size: int, until: tuple[str, ...] | None) -> Cut | None:
         """Cut where the source is."""
@@ -245,8 +272,15 @@ class ImportWriter(JobWriter):
 
     def begin(self, batches: Sequence[Batch], statements: Sequence[sql.Composable]) -> list[int]:
         """Begin a transaction, bring the rows that are wanted, and run statements."""
+        self._fetch()
         super().begin(batches, [])
-        self._bring(self._wanted)
+        try:
+            self._bringing.put(self._connection)
+            if self._bringing.faults and self._fault is None:
+                statements = [self._refuse_or_reject(batches[0].number), *statements]
+        except (ChunkTooSlow, StepFailed):
+            self._end_failed()
+            raise
         cursor = self._connection.execute(sql.SQL(";\n").join(statements))
         rows = [cursor.rowcount]
         while cursor.nextset():
@@ -257,13 +291,64 @@ class ImportWriter(JobWriter):
         """End the session on the source."""
         self._sessions.close()
 
+    def _fetch(self) -> None:
+        """Read the rows that are wanted, and call a function for them, before anything is held."""
+        cut = self._cut
+        if cut is None:
+            raise InternalError("no range is wanted")
+        try:
+            self._bringing.fetch(self._work.keys_of(cut), beat=self._beat, fault=self._fault)
+        except CallEnded as error:
+            if cut.keys > 1:
+                raise
+            if not self._forward and self._slow.get(cut.until, 0) >= SLOW_TRIES:
+                raise StepFailed(f"{self._work.what} cannot work out the row {show(cut.until)}: {error}") from error
+            self._too_slow(cut, (error.kind, "", str(error), None))
+            raise
+
+    def _beat(self) -> None:
+        """Give a sign of life now and then: a function may work for longer than a silent labourer keeps its batch."""
+        if clock.ticks() - self._beaten >= BEAT_SECONDS:
+            self._beaten = clock.ticks()
+            self.beat()
+
+    def _refuse_or_reject(self, batch: int) -> sql.Composable:
+        """Return the statement that rejects the rows with which nothing can be done; on the way back none may be."""
+        work = self._work
+        if self._forward:
+            condition = work.unsettled()
+            return work.wording.reject_faulty(condition, batch)
+        query = work.wording.faulty(sql.SQL("true") + work.wording.accepted())
+        first = self._connection.execute(query.as_string(self._connection).encode()).fetchone()
+        if first is None:
+            return _AT_ONCE
+        raise StepFailed(
+            f"{work.what} cannot work out the row {show(tuple(first[0]))}: {first[1]}",
+            hint="what was written for it cannot be found; mend the row in the source, or take the rows out by hand",
+        )
+
+    def _suspicious(self) -> bool:
+        return super()._suspicious() or self._bringing.faults > 0
+
     def _put(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
-        self._wanted = self._work.keys_of(cut)
+        self._cut = cut
         super()._put(batch, cut, last=last, fits=fits)
 
     def _sift(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
-        self._wanted = self._work.keys_of(cut)
+        self._cut = cut
         super()._sift(batch, cut, last=last, fits=fits)
 
-    def _bring(self, condition: sql.Composable) -> None:
-        self._importing.bring(self._far, self._connection, condition)
+    def _reject_slow(self, batch: Batch, cut: Cut, *, last: bool, fits: int | None) -> None:
+        # It is not tried once more.
+        self._fault = {"message": "not called"}
+        try:
+            super()._reject_slow(batch, cut, last=last, fits=fits)
+        finally:
+            self._fault = None
+
+    def _fetch_rejected(self, key: tuple[str, ...]) -> None:
+        # Not called either: what is wrong with the row is known.
+        self._bringing.fetch(self._work.holds(key), fault={"message": "not called"})
+
+    def _put_rejected(self) -> None:
+        self._bringing.put(self._connection)
