@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli import output
+from segue.cli import _reading, output
 from segue.cli._options import Format, Json, Yes
 from segue.cli._stopping import stopped
 from segue.cli._verdicts import draw
@@ -232,6 +232,9 @@ def verify(
     return ExitCode.DONE if ok else ExitCode.FINDINGS
 
 
+app.command()(_reading.reads)
+
+
 @app.command()
 def switch(
     name: Name,
@@ -302,6 +305,9 @@ def cancel(
     with _driver(name, lock_timeout) as driver:
         driver.cancel()
     _ended(name, "cancelled")
+
+
+app.command()(_reading.rehome)
 
 
 @app.command()
@@ -431,45 +437,6 @@ def _splitter(file: str) -> Iterator[Splitter]:
     settings = loader.load()
     with open_store(settings) as store:
         yield splits.Splitter(store, settings, found, wiring.parts().database)
-
-
-@app.command()
-def rehome(
-    name: Name,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from", help="The environment to follow; by itself, where the tables are now.", show_default=False
-        ),
-    ] = None,
-    lock_timeout: LockTimeout = "60s",
-    format_: Format = Form.TEXT,
-    json_: Json = False,
-) -> None:
-    """Have a read-only copy follow its tables' new home, once they were moved.
-
-    Until then it follows by way of the old home, which gets what is written to the new one as long as that move has
-    its way back; `complete` of that move asks for this. Nothing is copied but what differs. Safe to repeat.
-
-    Example:
-        segue move rehome customerreads
-    """
-    from segue import settings as loader
-    from segue import wiring
-    from segue.model.quantities import seconds
-    from segue.ports import Patience
-    from segue.services import mirrors
-    from segue.store import open_store
-
-    patience = Patience(seconds(lock_timeout), seconds(lock_timeout))
-    settings = loader.load()
-    with open_store(settings) as store:
-        database = wiring.parts().database
-        home, done = mirrors.rehome(store, settings, name, source, database, patience, output.say)
-    if output.as_json():
-        output.document({"ok": True, "move": name, "home": home, **({} if done is None else asdict(done))})
-    else:
-        output.say(f"it follows {home} already" if done is None else f"it follows {home}")
 
 
 def _ended(name: str, how: str) -> None:

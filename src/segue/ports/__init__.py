@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.model.throttling import Signals, ThrottleSettings
     from segue.ports.jobs import DataJob
-    from segue.ports.moving import Mirror, Mover, Moves, Reshaper
+    from segue.ports.moving import Mirror, Mover, Moves, Reshaper, Router
     from segue.ports.online import ChangeRecord, OnlineChange
     from segue.ports.outbox import Outbox, Relay
     from segue.ports.verifying import Verifier
@@ -774,6 +774,10 @@ class Database(Protocol):
 
     def mirror(self, move: str, source: str, target: str, home: str) -> Mirror:
         """Take up read-only copies of tables in another database; `home` is the source's name. Opens nothing yet."""
+        ...
+
+    def router(self, move: str, source: str, target: str) -> Router:
+        """Take up what an application is told of a move; opens nothing yet."""
         ...
 
     def outbox(self, url: str) -> Outbox:

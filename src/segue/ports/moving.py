@@ -83,6 +83,36 @@ class Mirror(Mover, Protocol):
         ...
 
 
+class Router(Protocol):
+    """What an application is told of where to read and write a move's tables; kept in the move's source."""
+
+    def keep(
+        self,
+        percent: int,
+        names: tuple[str, str],
+        tables: Sequence[str],
+        *,
+        most: float,
+        note: Note,
+        stop: Callable[[], bool],
+    ) -> str:
+        """Let so many of a hundred reads go to the target while it is at most `most` seconds behind.
+
+        `names`: what source and target are called. Goes on until told to stop, and returns why it ended. The share
+        counts for some seconds only, so it ends with the process. Raises Blocked where the source is not open, and
+        NotCaughtUp.
+        """
+        ...
+
+    def point(self, to: str) -> None:
+        """Say that writes, and all reads, go to "source" or "target"; nothing where no routing is kept."""
+        ...
+
+    def forget(self) -> None:
+        """Keep no routing of this move any more."""
+        ...
+
+
 class MoveDriver(Protocol):
     """One move, with its record in the store."""
 

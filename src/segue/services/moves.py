@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segue.errors import Blocked, InvalidInput, NotFound, UsageError
+from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
 from segue.services import reshaping
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segue.model.shapes import Shape
     from segue.model.verifying import TableVerdict, VerifySpec
     from segue.ports import Patience
-    from segue.ports.moving import Mirror, Mover, Reshaper
+    from segue.ports.moving import Mirror, Mover, Reshaper, Router
     from segue.ports.verifying import Verifier
     from segue.settings import Settings
     from segue.store import Store
@@ -36,6 +36,10 @@ class Moving(Protocol):
 
     def mirror(self, move: str, source: str, target: str, home: str) -> Mirror:
         """Take up read-only copies."""
+        ...
+
+    def router(self, move: str, source: str, target: str) -> Router:
+        """Take up what an application is told of a move."""
         ...
 
     def reshaper(self, move: str, source: str, target: str, shape: Shape) -> Reshaper:
@@ -241,6 +245,7 @@ class Driver:
         self.mover = mover(store, settings, self.move, database)
         self._patience = patience
         self._note = note
+        self._database = database
 
     def start(self, workers: int) -> MoveStarted:
         """Copy, follow, and arm the way back; goes on where an earlier start ended. One that copies once ends so."""
@@ -299,11 +304,13 @@ class Driver:
             # Also where the commits went through and the process died: what comes after them may be missing.
             with self._noted("recovered") as detail:
                 detail["open"] = self.mover.recover(finish=finish, note=self._note)
+            self._route(detail["open"])
             if not finish or detail["open"] == to:
                 return None
         with self._noted("switched" if to == "target" else "reversed") as detail:
             done = self.mover.turn(to, budget=budget, margin=margin, patience=self._patience, note=self._note)
             detail.update(asdict(done))
+        self._route(to)
         return done
 
     def complete(self) -> None:
@@ -315,6 +322,20 @@ class Driver:
         """Give it up with the source in use."""
         with self._noted("cancelled"):
             self.mover.cancel(self._patience, self._note)
+            if not self.move.read_only:
+                self._router().forget()
+
+    def _route(self, to: str) -> None:
+        """Tell the application's routing, if it is kept; the sides are open and closed by now, whatever comes of it."""
+        try:
+            self._router().point(to)
+        except SegueError as error:
+            self._note(f"the routing kept in {self.move.source} could not be changed, do this again: {error.message}")
+
+    def _router(self) -> Router:
+        from segue.services import routing
+
+        return routing.router(self._store, self._settings, self.move, self._database)
 
     @contextmanager
     def _noted(self, action: str) -> Iterator[dict[str, Any]]:

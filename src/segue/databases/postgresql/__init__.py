@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segue.model.shapes import Shape
     from segue.model.splits import CrossingKey, Invariant, Split, Survey
     from segue.ports import Gauge, Target
-    from segue.ports.moving import Mirror, Mover, Reshaper
+    from segue.ports.moving import Mirror, Mover, Reshaper, Router
     from segue.ports.outbox import Outbox, Relay
     from segue.ports.verifying import Verifier
 
@@ -89,6 +89,12 @@ class PostgreSQL:
         from segue.databases.postgresql.moving.mirror import PostgresMirror
 
         return PostgresMirror(move, source, target, home)
+
+    def router(self, move: str, source: str, target: str) -> Router:
+        """Take up what an application is told of a move."""
+        from segue.databases.postgresql.moving.routing import PostgresRouter
+
+        return PostgresRouter(move, source, target)
 
     def outbox(self, url: str) -> Outbox:
         """Take up the outbox of a database."""
