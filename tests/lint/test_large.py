@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fix_targets import run_sql
 
 from segue.databases.postgresql.changes import _read, comments, read
 from segue.databases.postgresql.changes.slices import SLICE
@@ -51,8 +52,9 @@ sys.exit(code)
 """
 
 
-def test_long_text_is_read_as_a_short_one() -> None:
-    text = (TRAPS + ROWS) * 40 + "-- segue: ignore é\nSELECT 1"
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_long_text_is_read_as_a_short_one(end: str) -> None:
+    text = ((TRAPS + ROWS) * 40 + "-- segue: ignore é\nSELECT 1").replace("\n", end)
     assert len(text) > 2 * SLICE
     whole, sliced = iter(_read(text, 0)), read(text)
     for statement in sliced:
@@ -92,3 +94,29 @@ def test_dump_needs_no_more_memory_than_some_copies_of_it(kind: str, megabytes: 
     assert found["statements"] == (3 if kind == "copy" else 2 + count)
     assert [(item["line"], item["column"]) for item in found["findings"]] == [(count + (5 if kind == "copy" else 2), 1)]
     assert int(done.stderr) < 80_000 + 8_000 * megabytes  # kilobytes
+
+
+DUMPED = """
+CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "a; b" text, raw bytea);
+CREATE FUNCTION one() RETURNS int LANGUAGE plpgsql AS $x$ BEGIN RETURN 1; END; $x$;
+CREATE FUNCTION two() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;
+CREATE TABLE lines (id bigint PRIMARY KEY, order_id bigint REFERENCES orders);
+COMMENT ON TABLE lines IS 'COPY lines FROM stdin;';
+INSERT INTO orders ("a; b", raw) SELECT format(e'a''\\\\n;\\n\\\\.\\n%s', n), decode(md5(n::text), 'hex')
+FROM generate_series(1, 9000) n;
+INSERT INTO lines SELECT n, n FROM generate_series(1, 9000) n;
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--inserts"], ["--column-inserts", "--rows-per-insert=50"]])
+def test_what_pg_dump_writes_is_read_and_nobody_waits_for_new_tables(debian_database: str, options: list[str]) -> None:
+    run_sql(debian_database, DUMPED)
+    dump = subprocess.run(
+        ["/usr/lib/postgresql/15/bin/pg_dump", "--no-owner", debian_database, *options], capture_output=True, check=True
+    ).stdout
+    words = [sys.executable, "-m", "segue", "lint", "-", "--json", "--select", "add-foreign-key"]
+    done = subprocess.run(words, input=dump, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = json.loads(done.stdout)
+    inserted = {0: 0, 1: 18_000, 2: 360}[len(options)]
+    assert found["statements"] - inserted in range(15, 40)

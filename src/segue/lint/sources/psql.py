@@ -26,8 +26,11 @@ def without_commands(text: str) -> str:
     at = place = begin = 0  # what is written, where to look next, where the statement begins
     while match := piece.search(text, place):
         word, place = match[0], match.end()
-        if word == "/*":
-            place = _end_of_comment(text, place)
+        if word.startswith(("--", "/*")):
+            if word == "/*":
+                place = _end_of_comment(text, place)
+            if not text[begin : match.start()].strip():
+                begin = place  # a comment before a statement is no part of it
         elif word.startswith("$"):
             end = text.find(word, place)
             place = len(text) if end < 0 else end + len(word)

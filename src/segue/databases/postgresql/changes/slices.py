@@ -32,7 +32,7 @@ def slices(sql: str) -> Iterator[Slice]:
     while begin < len(sql):
         end = len(sql)
         if begin + size < end:
-            end = sql.rfind(";\n", begin, begin + size) + 1
+            end = max(sql.rfind(mark, begin, begin + size) for mark in (";\n", ";\r\n")) + 1
         places = _places(sql[begin:end], begin, whole=end == len(sql)) if end else None
         if places is None:
             size *= 2
