@@ -8,24 +8,25 @@ from segue.cli import _layout, output
 from segue.model.checks import Light
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segue.model.checks import Finding
-    from segue.services.checks import Checked
 
 #: A longer name of a thing stands on a line of its own.
 WIDEST = 24
 _STYLE = {Light.RED: "red", Light.AMBER: "yellow", Light.GREEN: "green"}
 
 
-def draw(found: Checked) -> None:
-    """Print a check."""
-    width = min(max(len(finding.what) for finding in found.findings), WIDEST)
+def draw(title: str, findings: Sequence[Finding]) -> None:
+    """Print a check of what `title` names."""
+    width = min(max((len(finding.what) for finding in findings), default=0), WIDEST)
     for light in reversed(Light):
-        for finding in found.findings:
+        for finding in findings:
             if finding.light is light:
                 _line(finding, width)
-    numbers = {light: sum(finding.light is light for finding in found.findings) for light in reversed(Light)}
+    numbers = {light: sum(finding.light is light for finding in findings) for light in reversed(Light)}
     words = ", ".join(f"{number} {light.value}" for light, number in numbers.items() if number)
-    output.say(f'environment "{found.environment}": {words}')
+    output.say(f"{title}: {words}")
 
 
 def _line(finding: Finding, width: int) -> None:

@@ -214,7 +214,7 @@ def check(
     if output.as_json():
         output.document(found.as_json())
     else:
-        _check.draw(found)
+        _check.draw(f'environment "{name}"', found.findings)
     return int(ExitCode.FINDINGS if found.light is Light.RED else ExitCode.DONE)
 
 

@@ -103,6 +103,35 @@ def create(
 
 
 @app.command()
+def check(name: Name, format_: Format = Form.TEXT, json_: Json = False) -> int:
+    """Look for all that stands in a move's way, on both sides: keys, rights, slots, tables, foreign keys, room.
+
+    Nothing is changed. Red: `start` is refused (exit 1). Amber: something to know beforehand.
+
+    Example:
+        segue move check orders
+    """
+    from segue.cli import _check
+    from segue.model.checks import Light, worst
+
+    with _driver(name, "10s") as driver:
+        found = driver.check()
+    light = worst(found)
+    if output.as_json():
+        output.document(
+            {
+                "ok": light is not Light.RED,
+                "move": name,
+                "light": light.value,
+                "findings": [finding.as_json() for finding in found],
+            }
+        )
+    else:
+        _check.draw(f'move "{name}"', found)
+    return ExitCode.FINDINGS if light is Light.RED else ExitCode.DONE
+
+
+@app.command()
 def start(
     name: Name,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Tables copied at a time.")] = 2,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from segue.model.checks import Finding
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
     from segue.model.verifying import TableVerdict, VerifySpec
     from segue.ports import Patience
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 class Mover(Protocol):
     """A move between two databases; what it does is kept in both, so any process may take it up."""
+
+    def preflight(self, tables: Sequence[str], *, make_tables: bool, once: bool) -> list[Finding]:
+        """Look for all that stands in its way, and change nothing; a red finding refuses a start."""
+        ...
 
     def start(
         self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False

@@ -9,11 +9,13 @@ from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segue.errors import Blocked, InvalidInput, NotFound, SegueError, UsageError
+from segue.model.checks import Light
 from segue.services import reshaping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from segue.model.checks import Finding
     from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
     from segue.model.shapes import Shape
     from segue.model.verifying import TableVerdict, VerifySpec
@@ -247,8 +249,17 @@ class Driver:
         self._note = note
         self._database = database
 
+    def check(self) -> list[Finding]:
+        """Look for all that stands in its way; nothing is changed."""
+        move = self.move
+        return self.mover.preflight(move.tables, make_tables=move.make_tables, once=move.once)
+
     def start(self, workers: int) -> MoveStarted:
-        """Copy, follow, and arm the way back; goes on where an earlier start ended. One that copies once ends so."""
+        """Copy, follow, and arm the way back; goes on where an earlier start ended. One that copies once ends so.
+
+        Raises InvalidInput with all that stands in the way, before anything is made.
+        """
+        self._clear()
         do = self.mover.copy if self.move.once else self.mover.start
         with self._noted("completed" if self.move.once else "started") as detail:
             done = do(
@@ -260,6 +271,28 @@ class Driver:
             )
             detail.update(asdict(done))
         return done
+
+    def _clear(self) -> None:
+        """Tell what was found beforehand, and refuse where something of it would end the move later."""
+        found = [finding for finding in self.check() if finding.light is not Light.GREEN]
+        wrong = [finding for finding in found if finding.light is Light.RED]
+        if wrong:
+            details = [
+                line
+                for finding in wrong
+                for line in (
+                    f"{finding.what}: {finding.found}",
+                    *(f"  {one}" for one in finding.details),
+                    *_advice(finding),
+                )
+            ]
+            raise InvalidInput(
+                f'the move "{self.move.name}" cannot begin',
+                details=details,
+                hint=f"`segue move check {self.move.name}` looks again",
+            )
+        for finding in found:
+            self._note(f"{finding.what}: {finding.found}")
 
     def follow(self, *, once: bool, stop: Callable[[], bool]) -> int:
         """Carry over what is written to tables of another shape; return how many keys. Raises UsageError for others."""
@@ -348,6 +381,10 @@ class Driver:
             _record(self._store, self._settings, self.move.name, f"not {action}", {**detail, "error": words})
             raise
         _record(self._store, self._settings, self.move.name, action, detail)
+
+
+def _advice(finding: Finding) -> list[str]:
+    return [f"  do: {finding.do}"] if finding.do else []
 
 
 def _urls(store: Store, settings: Settings, move: Move) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from segue.databases.postgresql.moving.support import (
     BOTH_WAYS,
     alone,
     check_other,
+    cluster,
     identity,
     install,
     known_state,
@@ -65,7 +66,7 @@ def begin(pair: Pair, tables: Sequence[str], patience: Patience, note: Note) -> 
         both_ways = _both_ways(a, b)
         for side, connection in ((source, a), (target, b)):
             require_logical(pair, side, connection)
-        if not both_ways and _cluster(a) == _cluster(b):
+        if not both_ways and cluster(a) == cluster(b):
             raise ConfigurationError(
                 f"two databases of one server of PostgreSQL {BOTH_WAYS - 1} or older cannot follow each other",
                 hint="move to another server, or copy once",
@@ -110,11 +111,6 @@ def follow(pair: Pair, tables: Sequence[str], patience: Patience, note: Note) ->
 
 def _both_ways(a: Connection, b: Connection) -> bool:
     return all(connection.info.server_version // 10000 >= BOTH_WAYS for connection in (a, b))
-
-
-def _cluster(connection: Connection) -> int:
-    row = connection.execute("select system_identifier from pg_catalog.pg_control_system()").fetchone()
-    return int(row[0]) if row else 0
 
 
 def look(pair: Pair, seconds: float = 1.0) -> Standing:

@@ -14,6 +14,7 @@ from segue.databases.postgresql.errors import place
 from segue.databases.postgresql.moving import following, live, schema
 from segue.databases.postgresql.moving.fencing import arm, lock_all, set_fence
 from segue.databases.postgresql.moving.mirrored import key_of, level, refuse_filled, refuse_referring
+from segue.databases.postgresql.moving.preflight import Preflight
 from segue.databases.postgresql.moving.slot import Keeper, drop_slot, slot_lives
 from segue.databases.postgresql.moving.snapshot import columns_of, refuse_unlike
 from segue.databases.postgresql.moving.support import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from segue.databases.postgresql.moving.support import Connection
+    from segue.model.checks import Finding
     from segue.ports import Patience
 
     Note = Callable[[str], None]
@@ -55,6 +57,10 @@ class PostgresMirror:
         """Take a copy up; `home` is what people call the source."""
         self._pair = Pair(id_, Side("source", source), Side("target", target))
         self._home = home
+
+    def preflight(self, tables: Sequence[str], *, make_tables: bool, once: bool) -> list[Finding]:
+        """Look for all that stands in its way, and change nothing."""
+        return Preflight(self._pair, tables, make_tables=make_tables, read_only=True).look()
 
     def start(
         self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False

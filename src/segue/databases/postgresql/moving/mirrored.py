@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from segue.databases.postgresql.moving.support import REFERRING, members, relations, where
+from segue.databases.postgresql.moving.support import members, referring, relations, where
 from segue.databases.postgresql.passing import pass_through
 from segue.errors import Blocked, InvalidInput
 
@@ -54,7 +54,7 @@ def refuse_referring(pair: Pair, target: Connection, names: Sequence[str]) -> No
     the copy from being deleted: what is followed is not checked.
     """
     all_names = [relation.name for relation in relations(target, names)]
-    found = target.execute(REFERRING, [all_names, all_names]).fetchall()
+    found = referring(target, all_names)
     if found:
         raise Blocked(
             f"{len(found)} foreign keys on {where(pair, pair.target)} refer to tables that are to be read-only copies",

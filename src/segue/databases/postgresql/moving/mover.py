@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from segue import clock
 from segue.databases.postgresql.moving import copying, live, once, ranges, schema, snapshot, switching
+from segue.databases.postgresql.moving.preflight import Preflight
 from segue.databases.postgresql.moving.slot import drop_slot, slot_lives
 from segue.databases.postgresql.moving.support import (
     Pair,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from segue.databases.postgresql.moving.support import Connection
+    from segue.model.checks import Finding
     from segue.ports import Patience
 
     Note = Callable[[str], None]
@@ -38,6 +40,10 @@ class PostgresMover:
 
     def __init__(self, id_: str, source: str, target: str) -> None:
         self._pair = Pair(id_, Side("source", source), Side("target", target))
+
+    def preflight(self, tables: Sequence[str], *, make_tables: bool, once: bool) -> list[Finding]:
+        """Look for all that stands in its way, and change nothing."""
+        return Preflight(self._pair, tables, make_tables=make_tables, once=once).look()
 
     def start(
         self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False

@@ -26,7 +26,7 @@ Name = Literal["source", "target"]
 #: Both servers from this version on leave out of the way back what came by the way there.
 BOTH_WAYS = 16
 
-REFERRING = """
+_REFERRING = """
 select k.conrelid::regclass::text, pg_catalog.quote_ident(k.conname)
 from pg_catalog.pg_constraint as k
 where k.contype = 'f' and k.conparentid = 0 and k.confrelid = any(%s::regclass[]) and k.conrelid <> all(%s::regclass[])
@@ -136,6 +136,12 @@ def identity(connection: Connection) -> str:
         "pg_catalog.pg_database as d where d.datname = pg_catalog.current_database()"
     ).fetchone()
     return str(row[0]) if row else ""
+
+
+def cluster(connection: Connection) -> int:
+    """Return the number by which a server's data is known, whichever of its databases is asked."""
+    row = connection.execute("select system_identifier from pg_catalog.pg_control_system()").fetchone()
+    return int(row[0]) if row else 0
 
 
 def check_other(pair: Pair, side: Side, connection: Connection, other: str) -> None:
@@ -302,8 +308,7 @@ def check_referenced(pair: Pair, side: Side, connection: Connection) -> None:
     On the side that closes such a key would look at a copy that is a moment behind: the application's INSERT of a row
     that refers to a new one would fail. And what the copy loses by following, the key's CASCADE would not see.
     """
-    names = [relation.name for relation in relations(connection, members(pair, connection))]
-    found = connection.execute(REFERRING, [names, names]).fetchall()
+    found = referring(connection, [relation.name for relation in relations(connection, members(pair, connection))])
     if found:
         raise Blocked(
             f"{len(found)} foreign keys of tables that stay on {where(pair, side)} refer to tables that move",
@@ -311,6 +316,11 @@ def check_referenced(pair: Pair, side: Side, connection: Connection) -> None:
             hint="once the tables are apart no server can enforce them: drop them first, as above; `segue move probe` "
             "looks whether they still hold",
         )
+
+
+def referring(connection: Connection, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the foreign keys of other tables that refer to these: table and constraint, as SQL writes them."""
+    return [(row[0], row[1]) for row in connection.execute(_REFERRING, [list(names), list(names)]).fetchall()]
 
 
 def _signature(found: Sequence[Relation], number: int) -> str:

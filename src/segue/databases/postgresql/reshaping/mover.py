@@ -31,6 +31,7 @@ from segue.databases.postgresql.reshaping.fitting import fit
 from segue.databases.postgresql.schema_state import adopt
 from segue.engine import journal
 from segue.errors import Blocked, DriftFound, InvalidInput, NotFound, SegueError, UsageError
+from segue.model.checks import Finding, Light
 from segue.model.moves import MoveStanding, MoveStarted, MoveSwitched
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ class ReshapingMover:
     def check(self) -> list[str]:
         """Fit the shape to both databases; return what a person should know."""
         return list(self._fit().warnings)
+
+    def preflight(self, tables: Sequence[str], *, make_tables: bool, once: bool) -> list[Finding]:
+        """Say what does not fit; the shape names the tables."""
+        try:
+            warnings = self._fit().warnings
+        except SegueError as error:
+            return [Finding(Light.RED, "the shape", error.message, error.hint or "", tuple(error.details))]
+        fits = Finding(Light.GREEN, "the shape", f"{len(self._shape.sources)} tables fit")
+        return [*(Finding(Light.AMBER, "the shape", warning) for warning in warnings), fits]
 
     def copy(
         self, tables: Sequence[str], *, workers: int, patience: Patience, note: Note, make_tables: bool = False
