@@ -87,6 +87,11 @@ def test_empty_file_has_nothing_to_find() -> None:
     assert (done.returncode, done.stdout) == (0, "nothing found in 0 statements of 1 file\n")
 
 
+def test_folder_without_sql_is_said(tmp_path: Path) -> None:
+    done = lint(".", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "warning: there is no SQL file in .\n")
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     done = lint(str(tmp_path / "no.sql"))
     assert done.returncode == 2

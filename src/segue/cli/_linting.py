@@ -80,6 +80,8 @@ def lint(asked: Asked) -> int:
     chosen = [rule for name, rule in known.items() if _wanted(asked, name)]
     project = projects.named(asked.paths, asked.django, asked.alembic, asked.python, asked.pg_version)
     found = _gathered(project, asked.paths, asked.fix or asked.diff)
+    if not found:
+        output.warn(f"there is no SQL file in {', '.join(asked.paths)}" if asked.paths else "there is no migration")
     for source in found:
         if source.note:
             output.warn(f'"{source.path}" {source.note}')
