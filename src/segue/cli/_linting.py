@@ -80,11 +80,7 @@ def lint(asked: Asked) -> int:
     chosen = [rule for name, rule in known.items() if _wanted(asked, name)]
     project = projects.named(asked.paths, asked.django, asked.alembic, asked.python, asked.pg_version)
     found = _gathered(project, asked.paths, asked.fix or asked.diff)
-    if not found:
-        output.warn(f"there is no SQL file in {', '.join(asked.paths)}" if asked.paths else "there is no migration")
-    for source in found:
-        if source.note:
-            output.warn(f'"{source.path}" {source.note}')
+    _noted(found, asked.paths)
     grammar = PostgreSQL()
     wanted = Wanted(asked.pg_version, asked.assume_in_transaction, new_tables=asked.new_tables)
     url = None if asked.environment is None else _place(asked.environment)
@@ -122,6 +118,15 @@ def lint(asked: Asked) -> int:
         return 0
     least = Severity(asked.fail_on).rank
     return int(any(item.severity.rank >= least for item in report.findings))
+
+
+def _noted(found: list[Source], paths: Sequence[str]) -> None:
+    """Say how texts were read where that is not plain, and that there are none."""
+    if not found:
+        output.warn(f"there is no SQL file in {', '.join(paths)}" if paths else "there is no migration")
+    for source in found:
+        if source.note:
+            output.warn(f'"{source.path}" {source.note}')
 
 
 def _place(environment: str) -> str:
