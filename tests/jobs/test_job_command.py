@@ -124,9 +124,13 @@ def test_running_job_is_busy_and_is_paused_between_two_batches(segue: Segue, sho
     until(lambda: value(database, "SELECT count(*) FROM new") > 0)
     with pytest.raises(Busy):
         shops.run("move-old")
+    rates = ("rows_per_second", "average_batch_ms", "estimated_completion")
+    until(lambda: all(shown(shops)[name] is not None for name in rates))
     segue("job", "pause", "move-old").expect(0)
     assert process.wait(30) == 3
-    assert shown(shops)["status"] == "paused"
+    found = shown(shops)
+    assert (found["status"], found["estimated_completion"]) == ("paused", None)
+    assert found["paused_at"] is not None
     assert 0 < value(database, "SELECT count(*) FROM new") < 300
     segue("job", "cancel", "move-old").expect(0)
     assert shown(shops)["execution_status"] == "cancelled"

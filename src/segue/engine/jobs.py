@@ -169,11 +169,11 @@ class Job:
             return  # the job is another process's by now
         self._flush(ends=True)
         if isinstance(error, PauseRequested | Interrupted | KeyboardInterrupt | MustWait | Halted):
-            self._close(JobStatus.PAUSED, paused_at=clock.now())
+            self._close(JobStatus.PAUSED, paused_at=clock.now(), estimated_completion=None)
         elif isinstance(error, CancelRequested):
-            self._close(JobStatus.CANCELLED, completed_at=clock.now())
+            self._close(JobStatus.CANCELLED, completed_at=clock.now(), estimated_completion=None)
         else:
-            self._close(JobStatus.FAILED)
+            self._close(JobStatus.FAILED, estimated_completion=None)
 
     def _close(self, status: JobStatus, **columns: Any) -> None:
         def write(session: Session, again: bool) -> None:

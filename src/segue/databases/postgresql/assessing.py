@@ -19,7 +19,6 @@ from segue.databases.postgresql.catalogue import BLOCK, Catalogue, Relation
 from segue.databases.postgresql.connection import open_session
 from segue.databases.postgresql.errors import explain, place
 from segue.databases.postgresql.locking import CONFLICTS
-from segue.databases.postgresql.online import foreseeing
 from segue.databases.postgresql.parse import node
 from segue.databases.postgresql.rates import Rate, Rates
 from segue.databases.postgresql.touching import Outcome, Scene, names_in
@@ -31,6 +30,7 @@ from segue.model.quantities import size
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from segue.databases.postgresql.online import foreseeing
     from segue.model.facts import Speeds
     from segue.model.impact import Statement
     from segue.model.online import ChangeSpec
@@ -132,7 +132,12 @@ class _Assessment:
         self, steps: Sequence[Sequence[Statement]], changes: Mapping[int, ChangeSpec]
     ) -> dict[int, foreseeing.Foreseen]:
         """Return how each online change would be done, as far as its tables are there."""
-        found = {}
+        found: dict[int, foreseeing.Foreseen] = {}
+        if not changes:
+            return found
+        # What it takes with it is a good part of a short run's start, and most plans have no such step.
+        from segue.databases.postgresql.online import foreseeing
+
         for number, spec in changes.items():
             try:
                 foreseen = foreseeing.foresee(self._connection, spec, self._schema, steps[number])
