@@ -56,3 +56,23 @@ def test_job_loses_nothing_when_a_labourer_is_killed_beside_others(
     assert value(database, "SELECT count(*) FROM segue.chunk WHERE worker = 'one'") > 0
     assert rows(database, "SELECT count(*), count(DISTINCT id) FROM new") == [(1980, 1980)]
     assert [key for key, _ in rejected(database)] == list(range(100, 2001, 100))
+
+
+def test_function_ends_with_the_process_that_runs_its_job(database: str, tmp_path: Path) -> None:
+    fill_old(database, 10)
+    told = tmp_path / "pids"
+    slow = (
+        "import os, subprocess, time\n"
+        "def lift(rows):\n"
+        "    other = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"    open({str(told)!r}, 'w').write(f'{{os.getpid()}} {{other.pid}} ')\n"
+        "    time.sleep(600)\n"
+    )
+    call = {**CALL, "contents": {"lift.py": slow}, "timeout": 600}
+    words = {"url": database, "fence": None, "lease": 10, "execution": "e", "direction": "forward", "owner": "one"}
+    words |= {"params": {**FIELDS, "set": {}, "transform": call}, "kill": None}
+    with subprocess.Popen([sys.executable, PROCESS, json.dumps(words)]) as process:
+        until(lambda: told.exists() and len(told.read_text().split(" ")) == 3)
+        process.kill()
+    pids = [int(word) for word in told.read_text().split()]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
