@@ -66,6 +66,10 @@ def create(
     shape: Annotated[
         str | None, typer.Option("--shape", help="A file that says what the tables become.", show_default=False)
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", help="Move some of the rows: a condition on row s of each table.", show_default=False),
+    ] = None,
     format_: Format = Form.TEXT,
     json_: Json = False,
 ) -> None:
@@ -73,11 +77,13 @@ def create(
 
     With --schema the tables are made on the target, with what they need: types, sequences, functions. Without it they
     have to be there, empty, with their keys. With --shape they differ from those of the source: the file names them.
+    With --where only some rows of each move, such as a tenant's, and are followed as a shape is: `segue move follow`.
     With --read-only the source stays their home: the target follows it for good, and refuses writes.
 
     Examples:
         segue move create orders --from production --to orders-db -t orders -t order_items --schema
         segue move create copy --from production --to staging -t orders --schema --once
+        segue move create tenant7 --from shard1 --to shard2 -t orders -t order_items --where "s.tenant_id = 7"
         segue move create countries --from production --to orders-db -t countries --schema --read-only
     """
     from segue import settings as loader
@@ -87,7 +93,11 @@ def create(
 
     if shape is not None and table:
         raise UsageError("a shape names the tables", hint="leave out --table")
+    if where is not None and shape is not None:
+        raise UsageError("a shape has its own conditions", hint="give each table its `where` in the file")
     found = reshaping.read(shape) if shape is not None else None
+    if where is not None:
+        found = reshaping.filtered(table or (), where)
     tables = found.sources if found is not None else tuple(table or ())
     settings = loader.load()
     with open_store(settings) as store:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from segue.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from segue.model.shapes import Shape
     from segue.ports.moving import Mover, Reshaper
 
@@ -18,6 +20,17 @@ def read(file: str) -> Shape:
 
     text, name = plans.read_source(file)
     return shapefile.read(text, file=name)
+
+
+def filtered(tables: Sequence[str], where: str) -> Shape:
+    """Return the shape of tables that stay as they are, of which only some rows move; `where` calls the row `s`."""
+    from segue.model.shapes import Part, Shape, Term
+
+    def term(text: str) -> Term:
+        return Term(text=text, line=1, column=1)
+
+    parts = (Part(target=term(table), source=term(table), where=term(where)) for table in dict.fromkeys(tables))
+    return Shape(file="--where", parts=tuple(parts))
 
 
 def kept(document: Any) -> Shape | None:
