@@ -134,10 +134,11 @@ def _measure_insert(connection: psycopg.Connection[Any], deadline: float) -> flo
                     "insert into pg_temp.segue_speed select n, repeat('x', 84) from generate_series(1, %s) as n",
                     [SAMPLE_ROWS],
                 )
-                # The first one makes the file, and is not like the others.
-                if turn:
-                    rows += SAMPLE_ROWS
-                    seconds += clock.ticks() - began
+                # The first one makes the file, and is not like the others; it counts only where there is no time for more.
+                if turn == 1:
+                    rows, seconds = 0, 0.0
+                rows += SAMPLE_ROWS
+                seconds += clock.ticks() - began
                 if clock.ticks() > deadline:
                     break
     except psycopg.Error:
