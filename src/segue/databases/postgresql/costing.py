@@ -134,7 +134,7 @@ def _measure_insert(connection: psycopg.Connection[Any], deadline: float) -> flo
                     "insert into pg_temp.segue_speed select n, repeat('x', 84) from generate_series(1, %s) as n",
                     [SAMPLE_ROWS],
                 )
-                # The first one makes the file, and is not like the others; it counts only where there is no time for more.
+                # The first one makes the file and is unlike the others: it counts where there is no time for more.
                 if turn == 1:
                     rows, seconds = 0, 0.0
                 rows += SAMPLE_ROWS
